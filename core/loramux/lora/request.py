@@ -1,0 +1,56 @@
+"""Who asks for which adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loramux.errors import InvalidRequestError
+
+
+@dataclass(frozen=True)
+class LoRARequest:
+    """A request for one LoRA adapter, as a user or a resolver states it.
+
+    The fields are vLLM's. The engine identifies an adapter by the digest of its bytes, never by
+    these fields: two requests with the same name and different paths are two adapters.
+
+    Args:
+        lora_name: name that people use for the adapter.
+        lora_int_id: positive integer, kept for compatibility; the engine does not rely on it.
+        lora_path: local directory of a PEFT checkpoint, or a Hugging Face repository id.
+        base_model_name: served name of the base model this adapter belongs to, shown as its
+            parent; where given, it takes the place of the checkpoint's own
+            ``base_model_name_or_path`` in the check that adapter and base belong together.
+        load_inplace: read the path again even if nothing about it seems to have changed.
+
+    Raises:
+        InvalidRequestError: if a field is empty or the id is not positive.
+    """
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+    base_model_name: str | None = None
+    load_inplace: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.lora_name:
+            raise InvalidRequestError("lora_name must not be empty; give the adapter a name.")
+        if self.lora_int_id < 1:
+            raise InvalidRequestError(
+                f"lora_int_id of adapter {self.lora_name!r} must be at least 1, "
+                f"got {self.lora_int_id}."
+            )
+        if not self.lora_path:
+            raise InvalidRequestError(
+                f"lora_path of adapter {self.lora_name!r} must not be empty; "
+                "give the directory of a PEFT checkpoint."
+            )
+
+    @property
+    def name(self) -> str:
+        return self.lora_name
+
+    @property
+    def path(self) -> str:
+        return self.lora_path
