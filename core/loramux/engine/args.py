@@ -1,0 +1,139 @@
+"""What an engine is started with. Field names are vLLM's; ``help`` is shown on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from loramux.errors import InvalidRequestError
+
+
+def option(default: Any, help: str, **extra: Any) -> Any:  # noqa: A002 - argparse's own word
+    """A dataclass field that carries its command-line help."""
+    metadata = {"help": help, **extra}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True)
+class EngineArgs:
+    """Arguments of an engine, shared by ``LLM``, ``LLMEngine``, the server and the benchmarks.
+
+    Raises:
+        InvalidRequestError: a ``ValueError`` naming the argument that is out of range.
+    """
+
+    model: str = field(
+        metadata={"help": "directory or Hugging Face id of the base model", "positional": True}
+    )
+    tokenizer: str | None = option(None, "tokenizer to use instead of the model's own")
+    skip_tokenizer_init: bool = option(False, "take and give token ids only")
+    served_model_name: list[str] | None = option(
+        None, "name(s) clients use for the base model; its path or id otherwise"
+    )
+    revision: str | None = option(None, "branch, tag or commit of the model on the Hub")
+    trust_remote_code: bool = option(False, "run Python code that ships with the model")
+    load_format: str = option(
+        "auto", "auto reads the weights; dummy makes random ones", choices=("auto", "dummy")
+    )
+    dtype: str = option(
+        "auto",
+        "type of weights and activations; auto is float32 on a CPU, the model's own on a GPU",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    )
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    seed: int = option(0, "seed of draws that have none of their own")
+    max_model_len: int | None = option(
+        None, "longest sequence, prompt and output together; the model's own limit otherwise"
+    )
+    generation_config: str = option(
+        "auto",
+        "auto takes default sampling parameters from the model's generation_config.json, "
+        "loramux takes none",
+        choices=("auto", "loramux"),
+    )
+
+    block_size: int = option(16, "tokens in one block of the KV cache")
+    gpu_memory_utilization: float = option(
+        0.9, "share of the GPU's memory that weights, activations and KV cache may fill"
+    )
+    kv_cache_memory_bytes: int | None = option(
+        None, "bytes for the KV cache, instead of what gpu_memory_utilization leaves"
+    )
+    num_gpu_blocks_override: int | None = option(
+        None, "number of KV cache blocks, instead of what memory allows"
+    )
+    enable_prefix_caching: bool = option(True, "keep the KV of finished prompts for reuse")
+    max_num_seqs: int = option(256, "sequences that may run at once")
+    max_num_batched_tokens: int = option(2048, "tokens one step may compute")
+
+    enable_lora: bool = option(False, "serve LoRA adapters")
+    max_loras: int = option(1, "adapters that may run in one batch")
+    max_lora_rank: int = option(16, "largest rank accepted; memory is paid for true ranks only")
+    max_cpu_loras: int | None = option(
+        None, "adapters kept in host memory; four times max_loras, and at least 32, otherwise"
+    )
+    lora_dtype: str = option(
+        "auto",
+        "type adapters are computed in; auto is the model's",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    )
+    verify_lora_base: bool = option(
+        True, "refuse adapters whose configuration names another base model"
+    )
+    default_mm_loras: Mapping[str, str] | None = option(
+        None, "adapters applied by modality (not supported yet)", cli=False
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.served_model_name, str):
+            self.served_model_name = [self.served_model_name]
+        self._check_ranges()
+        self._check_lora()
+
+    @property
+    def served_names(self) -> list[str]:
+        """Names under which clients reach the base model; the first is shown."""
+        return self.served_model_name or [self.model]
+
+    @property
+    def host_cache_size(self) -> int:
+        """Adapters the host cache may hold."""
+        return self.max_cpu_loras or max(4 * self.max_loras, 32)
+
+    def _check_ranges(self) -> None:
+        for name in (
+            "max_model_len", "block_size", "kv_cache_memory_bytes", "num_gpu_blocks_override",
+            "max_num_seqs", "max_num_batched_tokens", "max_loras", "max_lora_rank", "max_cpu_loras",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidRequestError(f"{name} must be at least 1, got {value}.", name)
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise InvalidRequestError(
+                f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}.",
+                "gpu_memory_utilization",
+            )
+        for spec in fields(self):
+            choices = spec.metadata.get("choices")
+            if choices and getattr(self, spec.name) not in choices:
+                raise InvalidRequestError(
+                    f"{spec.name} must be one of {', '.join(choices)}, "
+                    f"got {getattr(self, spec.name)!r}.",
+                    spec.name,
+                )
+
+    def _check_lora(self) -> None:
+        if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
+            raise InvalidRequestError(
+                f"max_cpu_loras ({self.max_cpu_loras}) must be at least max_loras "
+                f"({self.max_loras}).",
+                "max_cpu_loras",
+            )
+        if self.default_mm_loras:
+            raise InvalidRequestError(
+                "default_mm_loras is not supported yet; pass lora_request with each prompt.",
+                "default_mm_loras",
+            )
