@@ -1,0 +1,101 @@
+"""Brings paged attention into transformers models through their attention interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from loramux_kernels.paged_attention import (
+    AttentionBatch,
+    AttentionOptions,
+    LayerCache,
+    paged_attention,
+)
+
+ATTENTION_NAME = "loramux_paged"
+"""Must not start with ``paged|``, which transformers reserves for its own batching."""
+
+
+@dataclass
+class AttentionContext:
+    """Handed to ``model(...)`` as ``attention_context``; reaches every attention layer."""
+
+    caches: dict[int, LayerCache]
+    batch: AttentionBatch
+
+
+@dataclass
+class KVShape:
+    """Heads and widths of one layer's keys and values."""
+
+    num_heads: int
+    key_dim: int
+    value_dim: int
+
+
+@dataclass
+class KVShapeProbe:
+    """Stands in for the context in one dry run, and records what each layer would store."""
+
+    shapes: dict[int, KVShape] = field(default_factory=dict)
+
+    def record(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        self.shapes[layer] = KVShape(key.shape[1], key.shape[3], value.shape[3])
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    attention_context: AttentionContext | KVShapeProbe,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_unused: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention function over the paged cache.
+
+    Shapes:
+        query: ``[1, num_heads, num_rows, head_dim]``; key, value: ``[1, num_kv_heads, ...]``.
+        returns: ``[1, num_rows, num_heads, value_dim]``.
+    """
+    layer = module.layer_idx
+    if isinstance(attention_context, KVShapeProbe):
+        return attention_context.record(layer, query, key, value), None
+    cache = attention_context.caches[layer]
+    cache.write(
+        attention_context.batch.slots, key[0].transpose(0, 1), value[0].transpose(0, 1)
+    )
+    options = AttentionOptions(
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=sliding_window,
+        softcap=softcap,
+        sinks=s_aux,
+    )
+    rows = query[0].transpose(0, 1)
+    return paged_attention(rows, cache, attention_context.batch, options)[None], None
+
+
+AttentionInterface.register(ATTENTION_NAME, attend)
+
+
+def probe_kv_shapes(model: nn.Module) -> dict[int, KVShape]:
+    """Learn the shape of every layer's keys and values by one forward pass over one token.
+
+    Families describe their caches in different configuration fields; the tensors do not lie.
+    """
+    probe = KVShapeProbe()
+    device = next(model.parameters()).device
+    token = torch.zeros(1, 1, dtype=torch.long, device=device)
+    with torch.inference_mode():
+        model(input_ids=token, position_ids=token, use_cache=False, attention_context=probe)
+    return dict(sorted(probe.shapes.items()))
