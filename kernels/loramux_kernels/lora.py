@@ -14,29 +14,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class RowGroups:
-    """Rows of several adapters, a few each, padded to one rectangle.
+    """Rows of several adapters, a few each, padded to a rectangle of ``slots`` by ``width`` cells.
 
-    Slots number the adapters in the stacked weights. Padding repeats a row that exists and is
-    scaled by zero; its result is never read.
+    Slots number the adapters in the stacked weights. A cell of padding computes some row that
+    exists, and its result is never read.
 
     Shapes:
         rows: ``[slots * width]``, the row each cell computes.
-        scaling: ``[slots, width, 1]``, the adapter's scaling, zero for padding.
         cell_of_row: ``[num_rows]``, the cell whose result a row takes; ``slots * width``, the
             neutral cell, for rows that take none.
     """
 
     rows: Tensor
-    scaling: Tensor
     cell_of_row: Tensor
-
-    @property
-    def slots(self) -> int:
-        return self.scaling.shape[0]
-
-    @property
-    def width(self) -> int:
-        return self.scaling.shape[1]
+    slots: int
+    width: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +38,9 @@ class RowSegment:
     rows: Tensor | slice
 
 
-def add_grouped_lora_(y: Tensor, x: Tensor, groups: RowGroups, a: Tensor, b: Tensor) -> None:
+def add_grouped_lora_(
+    y: Tensor, x: Tensor, groups: RowGroups, a: Tensor, b: Tensor, scaling: Tensor
+) -> None:
     """Add ``scaling * (x A) B`` to the rows of ``y`` that belong to an adapter, in place.
 
     Two batched products whatever the number of adapters. Rows of no adapter get -0.0 added,
@@ -56,22 +50,22 @@ def add_grouped_lora_(y: Tensor, x: Tensor, groups: RowGroups, a: Tensor, b: Ten
         y: ``[num_rows, out_features]``; x: ``[num_rows, in_features]``.
         a: ``[slots, in_features, rank]``; b: ``[slots, rank, out_features]``, zero-padded to the
             largest rank among the slots.
+        scaling: ``[slots, 1, 1]``.
     """
     cells = x.index_select(0, groups.rows).view(groups.slots, groups.width, -1)
-    hidden = torch.bmm(cells, a).mul_(groups.scaling)
-    add_cells_(y, hidden, groups, b)
+    _add_cells_(y, torch.bmm(cells, a).mul_(scaling), groups, b)
 
 
 def add_grouped_embedding_lora_(
-    y: Tensor, ids: Tensor, groups: RowGroups, a: Tensor, b: Tensor
+    y: Tensor, ids: Tensor, groups: RowGroups, a: Tensor, b: Tensor, scaling: Tensor
 ) -> None:
     """The same for an embedding, where ``x A`` is a look-up: ``a`` is ``[slots, vocab, rank]``."""
     slot = torch.arange(groups.slots, device=ids.device).repeat_interleave(groups.width)
     hidden = a[slot, ids.index_select(0, groups.rows)].view(groups.slots, groups.width, -1)
-    add_cells_(y, hidden * groups.scaling, groups, b)
+    _add_cells_(y, hidden * scaling, groups, b)
 
 
-def add_cells_(y: Tensor, hidden: Tensor, groups: RowGroups, b: Tensor) -> None:
+def _add_cells_(y: Tensor, hidden: Tensor, groups: RowGroups, b: Tensor) -> None:
     """Expand ``hidden`` (``[slots, width, rank]``) and add each cell to the row that takes it."""
     count = groups.slots * groups.width
     cells = torch.empty((count + 1, y.shape[1]), dtype=y.dtype, device=y.device)

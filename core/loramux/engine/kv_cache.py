@@ -21,6 +21,7 @@ class KVCacheManager:
         self.block_size = block_size
         self.enable_prefix_caching = enable_prefix_caching
         self.pool = BlockPool(num_blocks)
+        self._fresh: list[int] = []
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -46,8 +47,15 @@ class KVCacheManager:
         if missing > self.pool.num_free:
             return False
         if missing > 0:
-            sequence.block_ids.extend(self.pool.take(missing))
+            taken = self.pool.take(missing)
+            self._fresh += taken
+            sequence.block_ids += taken
         return True
+
+    def take_fresh_blocks(self) -> list[int]:
+        """Blocks handed out since last asked; they still hold what a stranger left in them."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
 
     def publish_computed(self, sequence: Sequence) -> None:
         """Make the blocks findable that the last step filled."""

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from loramux.engine.sampling.batch import SamplingRow
+from loramux.engine.sampling.row import SamplingRow
 from loramux.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Sequence:
     """Tokens to generate at most, the model's length already considered."""
     eos_token_ids: frozenset[int]
     adapter: Adapter | None = None
+    index: int = 0
+    """Which of the request's completions this is; tells seeded draws of one request apart."""
     arrival_time: float = field(default_factory=time.monotonic)
 
     output_token_ids: list[int] = field(default_factory=list)

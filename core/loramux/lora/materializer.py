@@ -1,0 +1,161 @@
+"""Brings adapters into host memory, off the engine's thread and off the event loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+from weakref import WeakValueDictionary
+
+from loramux.errors import AdapterUnavailableError
+from loramux.logger import get_logger
+from loramux.lora.adapter import Adapter, AdapterInfo, AdapterSource, Tier
+from loramux.lora.host_cache import HostCache
+from loramux.lora.locate import locate
+from loramux.lora.request import LoRARequest
+from loramux.lora.shared_work import Abandoned, SharedWork
+from loramux.lora.weights import AdapterWeights
+
+log = get_logger(__name__)
+
+ReadCheckpoint = Callable[[AdapterSource], AdapterWeights]
+"""Reads and validates; raises AdapterRefusedError or AdapterUnavailableError."""
+
+MAX_KNOWN_ADAPTERS = 4096
+"""Bounds what is remembered without tensors: a few hundred bytes each."""
+
+
+class Materializer:
+    """Owner of "fetch" and "read": from a LoRA request to validated tensors on the host.
+
+    Requests for the same source share one read, failures included; different sources are read in
+    parallel, at most ``max_concurrent`` at a time. The work of a source whose every requester
+    has gone is dropped, and nothing of it is kept.
+    """
+
+    def __init__(self, read: ReadCheckpoint, host_cache_size: int, max_concurrent: int = 8) -> None:
+        self._read = read
+        self.host_cache = HostCache(host_cache_size)
+        self._threads = ThreadPoolExecutor(max_concurrent, thread_name_prefix="loramux-adapter")
+        self._work: SharedWork[LoRARequest, Adapter] = SharedWork(self._threads)
+        self._lock = threading.Lock()
+        self._by_digest: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
+        self._by_source: OrderedDict[AdapterSource, Adapter] = OrderedDict()
+        self._by_name: OrderedDict[str, Adapter] = OrderedDict()
+
+    def load(self, request: LoRARequest) -> Future[Adapter]:
+        """Make the adapter known, reading it the first time; cancel the future to leave.
+
+        The future raises AdapterRefusedError or AdapterUnavailableError.
+        """
+        return self._work.join(request, lambda abandoned: self._load(request, abandoned))
+
+    def weights(self, adapter: Adapter) -> AdapterWeights:
+        """Tensors of a known adapter, read again if they have left the host cache. Blocks.
+
+        Raises:
+            AdapterRefusedError: its files are gone or broken.
+            AdapterUnavailableError: its files hold another adapter by now, or cannot be read.
+        """
+        weights = self.host_cache.get(adapter.digest)
+        if weights is not None:
+            return weights
+        weights = self._read(adapter.source)
+        if weights.digest != adapter.digest:
+            raise AdapterUnavailableError(
+                f"The adapter in {adapter.source.directory} changed while it was waited for; "
+                "ask again to get the new one."
+            )
+        self.host_cache.put(weights)
+        return weights
+
+    def infos(self, resident_digests: frozenset[str] = frozenset()) -> list[AdapterInfo]:
+        """Adapters by the names they were asked for under, the latest last."""
+        with self._lock:
+            names = list(self._by_name.items())
+        return [self._info(name, adapter, resident_digests) for name, adapter in names]
+
+    def forget(self, name: str) -> None:
+        """Drop a name; its adapter leaves the host cache unless another name needs it."""
+        with self._lock:
+            adapter = self._by_name.pop(name, None)
+            still_named = adapter in self._by_name.values()
+        if adapter is not None and not still_named:
+            self.host_cache.discard(adapter.digest)
+
+    def shutdown(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, request: LoRARequest, abandoned: Callable[[], bool]) -> Adapter:
+        started = time.perf_counter()
+        source = locate(request)
+        adapter = None if request.load_inplace else self._known(source)
+        if adapter is None:
+            located = time.perf_counter()
+            weights = self._read(source)
+            if abandoned():
+                raise Abandoned
+            adapter = self._adopt(source, weights)
+            read_seconds = time.perf_counter() - located
+            adapter.load_seconds = {"fetch": located - started, "read": read_seconds}
+            _log_read(request, adapter, read_seconds)
+        self._remember(request, source, adapter)
+        return adapter
+
+    def _known(self, source: AdapterSource) -> Adapter | None:
+        with self._lock:
+            return self._by_source.get(source)
+
+    def _adopt(self, source: AdapterSource, weights: AdapterWeights) -> Adapter:
+        """The adapter these bytes are: a new one, or one that is already known elsewhere."""
+        with self._lock:
+            adapter = self._by_digest.get(weights.digest)
+            if adapter is None:
+                adapter = Adapter(weights.digest, source, weights.max_rank, weights.num_bytes)
+                self._by_digest[weights.digest] = adapter
+            adapter.source = source
+        self.host_cache.put(weights)
+        return adapter
+
+    def _remember(self, request: LoRARequest, source: AdapterSource, adapter: Adapter) -> None:
+        with self._lock:
+            _put_bounded(self._by_source, source, adapter)
+            _put_bounded(self._by_name, request.lora_name, adapter)
+
+    def _info(self, name: str, adapter: Adapter, resident: frozenset[str]) -> AdapterInfo:
+        return AdapterInfo(
+            name=name,
+            digest=adapter.digest,
+            path=str(adapter.source.directory),
+            rank=adapter.max_rank,
+            num_bytes=adapter.num_bytes,
+            tier=self._tier(adapter, resident),
+            load_seconds=dict(adapter.load_seconds),
+        )
+
+    def _tier(self, adapter: Adapter, resident: frozenset[str]) -> Tier:
+        if adapter.digest in resident:
+            return Tier.DEVICE
+        return Tier.HOST if adapter.digest in self.host_cache else Tier.DISK
+
+
+def _put_bounded(table: OrderedDict[Any, Adapter], key: Any, adapter: Adapter) -> None:
+    table[key] = adapter
+    table.move_to_end(key)
+    if len(table) > MAX_KNOWN_ADAPTERS:
+        table.popitem(last=False)
+
+
+def _log_read(request: LoRARequest, adapter: Adapter, seconds: float) -> None:
+    log.info(
+        "adapter %r: %.1f MB, rank %d, read in %.0f ms from %s (digest %s)",
+        request.lora_name,
+        adapter.num_bytes / 1e6,
+        adapter.max_rank,
+        1e3 * seconds,
+        adapter.source.directory,
+        adapter.digest[:12],
+    )

@@ -1,0 +1,112 @@
+"""Which rows of a batch belong to which adapter, arranged for the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from loramux.lora.device_pool import ResidentAdapter
+from loramux.lora.stack import AdapterStack
+from loramux_kernels.lora import RowGroups, RowSegment
+
+MAX_GROUPED_RANK = 64
+"""Wider adapters are computed alone: padding the others to them would cost more."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowSpan:
+    """Successive rows of one adapter."""
+
+    adapter: ResidentAdapter
+    start: int
+    stop: int
+
+
+@dataclass(eq=False)
+class AdapterRows:
+    """All rows of one adapter in the batch."""
+
+    adapter: ResidentAdapter
+    spans: list[RowSpan] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return sum(span.stop - span.start for span in self.spans)
+
+    @property
+    def rows(self) -> list[int]:
+        return [row for span in self.spans for row in range(span.start, span.stop)]
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterSegment:
+    """Rows of one adapter that are computed on their own."""
+
+    adapter: ResidentAdapter
+    rows: RowSegment
+
+
+@dataclass(frozen=True, eq=False)
+class LoRAPlan:
+    """How one step applies its adapters: small ones together, large ones one by one."""
+
+    groups: RowGroups | None
+    segments: list[AdapterSegment]
+
+
+def plan_rows(
+    spans: Iterable[RowSpan], num_rows: int, stack: AdapterStack, device: torch.device
+) -> LoRAPlan | None:
+    """Arrange the rows of a batch; None if no row has an adapter."""
+    adapters: dict[ResidentAdapter, AdapterRows] = {}
+    for span in spans:
+        adapters.setdefault(span.adapter, AdapterRows(span.adapter)).spans.append(span)
+    if not adapters:
+        return None
+    grouped, single = _split(list(adapters.values()))
+    groups = _groups(grouped, num_rows, stack, device) if grouped else None
+    return LoRAPlan(groups, [_segment(rows, device) for rows in single])
+
+
+def _split(all_rows: list[AdapterRows]) -> tuple[list[AdapterRows], list[AdapterRows]]:
+    """Those that fit one padded rectangle without wasting half of it, and the others."""
+    single = [rows for rows in all_rows if rows.adapter.adapter.max_rank > MAX_GROUPED_RANK]
+    grouped = [rows for rows in all_rows if rows.adapter.adapter.max_rank <= MAX_GROUPED_RANK]
+    grouped.sort(key=lambda rows: rows.count)
+    total = sum(rows.count for rows in grouped)
+    while grouped and len(grouped) * grouped[-1].count > 2 * total:
+        largest = grouped.pop()
+        total -= largest.count
+        single.append(largest)
+    if len(grouped) == 1:
+        single.append(grouped.pop())
+    return grouped, single
+
+
+def _segment(rows: AdapterRows, device: torch.device) -> AdapterSegment:
+    first, last = rows.spans[0].start, rows.spans[-1].stop
+    if last - first == rows.count:
+        return AdapterSegment(rows.adapter, RowSegment(slice(first, last)))
+    return AdapterSegment(rows.adapter, RowSegment(torch.tensor(rows.rows, device=device)))
+
+
+def _groups(
+    grouped: list[AdapterRows], num_rows: int, stack: AdapterStack, device: torch.device
+) -> RowGroups:
+    slots = stack.assign([rows.adapter for rows in grouped])
+    width = max(rows.count for rows in grouped)
+    num_cells = len(stack) * width
+    cells = [0] * num_cells
+    cell_of_row = [num_cells] * num_rows
+    for slot, rows in zip(slots, grouped, strict=True):
+        for cell, row in enumerate(rows.rows, start=slot * width):
+            cells[cell] = row
+            cell_of_row[row] = cell
+    return RowGroups(
+        rows=torch.tensor(cells, device=device),
+        cell_of_row=torch.tensor(cell_of_row, device=device),
+        slots=len(stack),
+        width=width,
+    )

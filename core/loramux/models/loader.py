@@ -1,0 +1,196 @@
+"""Brings a transformers model in and prepares it: configuration, tokenizer, weights, limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import PreTrainedConfig as Config
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from loramux.engine.args import EngineArgs
+from loramux.errors import InvalidRequestError
+from loramux.logger import get_logger
+from loramux.models.attention import ATTENTION_NAME, KVShape, probe_kv_shapes
+
+log = get_logger(__name__)
+
+SUPPORTED_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model ready to run over the paged cache."""
+
+    model: nn.Module
+    config: Config
+    generation_config: GenerationConfig
+    kv_shapes: dict[int, KVShape]
+    device: torch.device
+    dtype: torch.dtype
+
+
+def choose_device(name: str) -> torch.device:
+    """Device an engine runs on: the first GPU where ``auto`` finds one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidRequestError(
+            f"device {name!r} was asked for, but torch finds no CUDA GPU here; use device='cpu'.",
+            "device",
+        )
+    return torch.device("cuda:0") if name == "cuda" else device
+
+
+def choose_dtype(name: str, device: torch.device, config: Config) -> torch.dtype:
+    """``auto`` is float32 on a CPU, where lower precision is rarely faster, else the model's."""
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if device.type == "cpu":
+        return torch.float32
+    return config.dtype if config.dtype is not None else torch.bfloat16
+
+
+def load_config(args: EngineArgs) -> Config:
+    """Read the model's configuration, or say in one sentence why it cannot be.
+
+    Raises:
+        InvalidRequestError: there is no such model, or it cannot run here.
+    """
+    try:
+        config = AutoConfig.from_pretrained(
+            args.model, revision=args.revision, trust_remote_code=args.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(
+            f"The model {args.model!r} cannot be loaded: {_first_line(error)}", "model"
+        ) from error
+    _refuse_unsupported(config, args.model)
+    return config
+
+
+def load_tokenizer(args: EngineArgs) -> Tokenizer | None:
+    """The model's tokenizer, None with ``skip_tokenizer_init``."""
+    if args.skip_tokenizer_init:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(
+            args.tokenizer or args.model,
+            revision=args.revision if args.tokenizer is None else None,
+            trust_remote_code=args.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(
+            f"The tokenizer of {args.tokenizer or args.model!r} cannot be loaded "
+            f"({_first_line(error)}); give another with tokenizer=, or skip_tokenizer_init.",
+            "tokenizer",
+        ) from error
+
+
+def load_model(args: EngineArgs, config: Config) -> LoadedModel:
+    """Load or make the weights on the engine's device, with paged attention in place.
+
+    Raises:
+        InvalidRequestError: the model's attention cannot run over a paged cache.
+    """
+    device = choose_device(args.device)
+    dtype = choose_dtype(args.dtype, device, config)
+    model = _make_model(args, config, device, dtype).eval().requires_grad_(False)
+    kv_shapes = probe_kv_shapes(model)
+    _check_attention(config, kv_shapes, args.model)
+    log.info("%s on %s in %s, %d layers", args.model, device, dtype, len(kv_shapes))
+    return LoadedModel(
+        model=model,
+        config=config,
+        generation_config=load_generation_config(args, config),
+        kv_shapes=kv_shapes,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def load_generation_config(args: EngineArgs, config: Config) -> GenerationConfig:
+    """The model's own defaults for generation, or what its configuration implies."""
+    try:
+        return GenerationConfig.from_pretrained(args.model, revision=args.revision)
+    except OSError:  # the file is optional
+        return GenerationConfig.from_model_config(config)
+
+
+def max_model_len(args: EngineArgs, config: Config) -> int:
+    """Longest sequence in tokens: what was asked for, within what the model was made for.
+
+    Raises:
+        InvalidRequestError: more was asked for than the model's positions reach.
+    """
+    text_config = config.get_text_config()
+    limit = getattr(text_config, "max_position_embeddings", None)
+    if args.max_model_len is None:
+        return int(limit or 2048)
+    if limit is not None and args.max_model_len > limit:
+        raise InvalidRequestError(
+            f"max_model_len {args.max_model_len} is more than the {limit} positions of "
+            f"{args.model}; ask for at most that.",
+            "max_model_len",
+        )
+    return args.max_model_len
+
+
+def _make_model(
+    args: EngineArgs, config: Config, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    options: dict[str, Any] = {
+        "attn_implementation": ATTENTION_NAME,
+        "trust_remote_code": args.trust_remote_code,
+    }
+    if args.load_format == "dummy":
+        torch.manual_seed(args.seed)
+        with torch.device(device):
+            model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+        return model
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            args.model, config=config, revision=args.revision, dtype=dtype, **options
+        )
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(
+            f"The weights of {args.model!r} cannot be loaded: {_first_line(error)}", "model"
+        ) from error
+    return model.to(device)
+
+
+def _refuse_unsupported(config: Config, name: str) -> None:
+    text_config = config.get_text_config()
+    layer_types = set(getattr(text_config, "layer_types", None) or ())
+    if not layer_types <= SUPPORTED_LAYER_TYPES:
+        kinds = ", ".join(sorted(layer_types - SUPPORTED_LAYER_TYPES))
+        raise InvalidRequestError(
+            f"The model {name!r} has layers of kind {kinds}, which loramux cannot run yet; "
+            "choose a model with full or sliding attention.",
+            "model",
+        )
+    if getattr(text_config, "alibi", False):
+        raise InvalidRequestError(
+            f"The model {name!r} uses ALiBi position biases, which loramux cannot run yet; "
+            "choose a model with rotary or learned positions.",
+            "model",
+        )
+
+
+def _check_attention(config: Config, kv_shapes: dict[int, KVShape], name: str) -> None:
+    expected = config.get_text_config().num_hidden_layers
+    if len(kv_shapes) != expected:
+        raise InvalidRequestError(
+            f"The model {name!r} sends {len(kv_shapes)} of its {expected} layers through "
+            "transformers' attention interface, so loramux cannot run it; choose another model.",
+            "model",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
