@@ -1,0 +1,54 @@
+"""The names PEFT gives to the tensors of a LoRA checkpoint."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+PREFIX = "base_model.model."
+
+_LORA_NAME = re.compile(
+    r"(?P<site>.+)\."
+    r"(?:lora_(?P<linear>[AB])(?:\.(?P<linear_adapter>[^.]+))?\.weight"
+    r"|lora_embedding_(?P<embedding>[AB])(?:\.(?P<embedding_adapter>[^.]+))?)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class TensorName:
+    """What the name of a LoRA tensor says.
+
+    Args:
+        site: dotted path of the layer in the base model.
+        half: ``A`` or ``B``.
+        is_embedding: whether it is named as PEFT names the halves of an embedding.
+        adapter: name of the adapter inside the tensor's name, which PEFT leaves out when it saves
+            and other tools keep.
+    """
+
+    site: str
+    half: str
+    is_embedding: bool
+    adapter: str | None
+
+
+def parse_tensor_name(name: str) -> TensorName | None:
+    """Take a tensor's name apart, or return None if it does not name half of a LoRA pair."""
+    found = _LORA_NAME.fullmatch(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    if found is None:
+        return None
+    if found["linear"]:
+        return TensorName(found["site"], found["linear"], False, found["linear_adapter"])
+    return TensorName(found["site"], found["embedding"], True, found["embedding_adapter"])
+
+
+def base_parameter_name(name: str) -> str | None:
+    """Return the parameter of the base model that a checkpoint's tensor is a copy of.
+
+    PEFT saves the embeddings along with an adapter that targets them (``.base_layer.``) or whose
+    trainer resized them.
+    """
+    if not name.startswith(PREFIX):
+        return None
+    return name.removeprefix(PREFIX).replace(".base_layer.", ".")
