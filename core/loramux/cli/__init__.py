@@ -1,0 +1,65 @@
+"""The command ``loramux``. A sub-command's module is imported when that sub-command is called."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "serve": "answer requests over HTTP, with the OpenAI API",
+    "generate": "continue one prompt and print the text",
+    "bench": "measure throughput and latency",
+    "plugins": "list the plugins and what became of each",
+}
+"""Sub-command to what it does. ``loramux.cli.NAME`` has ``add_parser(subparsers)`` and ``run``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command; what it returns is the exit status.
+
+    1 means that it could not be done, 2 that it was asked for in a way that makes no sense.
+    """
+    from loramux.errors import LoramuxError
+
+    words = _with_dashes(sys.argv[1:] if argv is None else argv)
+    parser, command = _parser(words)
+    arguments = parser.parse_args(words)
+    try:
+        return int(import_module(f"loramux.cli.{command}").run(arguments))
+    except LoramuxError as error:
+        print(f"loramux {command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(words: Sequence[str]) -> tuple[argparse.ArgumentParser, str]:
+    """A parser that knows the sub-command asked for in full, and the others by name."""
+    from loramux import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="loramux",
+        description="Serve one base model and any number of LoRA adapters.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"loramux {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    command = words[0] if words else ""
+    for name, purpose in COMMANDS.items():
+        if name == command:
+            import_module(f"loramux.cli.{name}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=purpose)
+    return parser, command
+
+
+def _with_dashes(words: Sequence[str]) -> list[str]:
+    """``--max_loras`` means ``--max-loras``, as it does in vLLM."""
+    return [_with_dashes_in_name(word) if word.startswith("--") else word for word in words]
+
+
+def _with_dashes_in_name(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value

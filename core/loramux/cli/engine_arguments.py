@@ -1,0 +1,112 @@
+"""Command-line flags for every field of :class:`EngineArgs`, made from the fields themselves."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import Field, fields
+from typing import Any, get_args, get_type_hints
+
+from loramux.engine.args import EngineArgs
+
+GROUPS = {
+    "model": (
+        "tokenizer",
+        "skip_tokenizer_init",
+        "served_model_name",
+        "revision",
+        "trust_remote_code",
+        "load_format",
+        "dtype",
+        "device",
+        "seed",
+        "max_model_len",
+        "generation_config",
+    ),
+    "memory and batching": (
+        "block_size",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "num_gpu_blocks_override",
+        "enable_prefix_caching",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+    ),
+    "adapters": (
+        "enable_lora",
+        "max_loras",
+        "max_lora_rank",
+        "max_cpu_loras",
+        "lora_dtype",
+        "verify_lora_base",
+    ),
+}
+"""How ``--help`` orders the flags. A field that no group names is shown under the last heading."""
+
+OTHERS = "more engine arguments"
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``MODEL`` (also as ``--model``) and a flag for each other field."""
+    parser.add_argument("model_tag", nargs="?", metavar="MODEL", help=_help(_specs()["model"]))
+    parser.add_argument("--model", metavar="MODEL", help=argparse.SUPPRESS)
+    hints = get_type_hints(EngineArgs)
+    for title, names in _grouped().items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            spec = _specs()[name]
+            group.add_argument(_flag(name), dest=name, **_settings(spec, hints[name]))
+
+
+def engine_args_from(
+    arguments: argparse.Namespace, parser_error: Callable[[str], Any], **changes: Any
+) -> EngineArgs:
+    """The engine arguments of a command line.
+
+    Args:
+        arguments: what the parser of :func:`add_engine_arguments` has read.
+        parser_error: called with a sentence where no model is given, or two.
+        changes: fields that the command decides itself.
+
+    Raises:
+        InvalidRequestError: a value is out of range.
+    """
+    given = [name for name in (arguments.model_tag, arguments.model) if name is not None]
+    if len(given) != 1:
+        parser_error("give exactly one MODEL: a directory or a Hugging Face id")
+    names = [name for names in _grouped().values() for name in names]
+    values = {name: getattr(arguments, name) for name in names}
+    return EngineArgs(model=given[0], **{**values, **changes})
+
+
+def _specs() -> dict[str, Field[Any]]:
+    return {spec.name: spec for spec in fields(EngineArgs) if spec.metadata.get("cli", True)}
+
+
+def _grouped() -> dict[str, tuple[str, ...]]:
+    named = {name for names in GROUPS.values() for name in names} | {"model"}
+    others = tuple(name for name in _specs() if name not in named)
+    return {**GROUPS, OTHERS: others} if others else GROUPS
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _settings(spec: Field[Any], hint: Any) -> dict[str, Any]:
+    """What :meth:`ArgumentParser.add_argument` is told of a field."""
+    settings: dict[str, Any] = {"default": spec.default, "help": _help(spec)}
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    if kinds == [bool]:
+        return {**settings, "action": argparse.BooleanOptionalAction}
+    if kinds == [list[str]]:
+        return {**settings, "nargs": "+", "metavar": "NAME"}
+    if "choices" in spec.metadata:
+        return {**settings, "choices": spec.metadata["choices"]}
+    return {**settings, "type": kinds[0], "metavar": kinds[0].__name__.upper()}
+
+
+def _help(spec: Field[Any]) -> str:
+    text = str(spec.metadata["help"]).replace("%", "%%")
+    has_default = spec.default is not None and isinstance(spec.default, bool | int | float | str)
+    return f"{text} (default: {spec.default})" if has_default else text

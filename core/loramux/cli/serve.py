@@ -1,0 +1,102 @@
+"""``loramux serve``: the HTTP server."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
+from loramux.errors import InvalidRequestError
+from loramux.lora.catalog import AdapterModule
+
+API_KEY_VARIABLE = "LORAMUX_API_KEY"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the sub-command's parser."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="answer requests over HTTP, with the OpenAI API",
+        description="Serve a base model and its adapters with the OpenAI API.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(parser_error=parser.error)
+    _add_server_arguments(parser.add_argument_group("server"))
+    _add_adapter_arguments(parser.add_argument_group("adapters to begin with"))
+    add_engine_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until told to end."""
+    from loramux.logger import configure_logging
+
+    try:
+        adapters = _adapters(arguments)
+        changes: dict[str, Any] = {"enable_lora": True} if adapters else {}
+        if arguments.lora_path:
+            changes["served_model_name"] = None
+        args = engine_args_from(arguments, arguments.parser_error, **changes)
+    except InvalidRequestError as error:
+        print(f"loramux serve: {error}", file=sys.stderr)
+        return 2
+    configure_logging()
+    from loramux.server.launch import serve
+    from loramux.server.serve_options import ServeOptions
+
+    options = ServeOptions(
+        host=arguments.host,
+        port=arguments.port,
+        api_keys=_api_keys(arguments),
+        adapters=adapters,
+        chat_template=arguments.chat_template,
+        max_body_bytes=arguments.max_body_bytes,
+        shutdown_seconds=arguments.shutdown_seconds,
+        uvicorn_log_level=arguments.uvicorn_log_level,
+    )
+    serve(args, options)
+    return 0
+
+
+def _add_server_arguments(group: Any) -> None:
+    add = group.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    add("--api-key", nargs="+", metavar="KEY", help=f"keys clients must send one of; also read "
+        f"from {API_KEY_VARIABLE}")  # fmt: skip
+    add("--chat-template", type=Path, metavar="FILE", help="Jinja template instead of the model's")
+    add("--max-body-bytes", type=int, default=32 * 1024 * 1024, metavar="INT",
+        help="longest request body accepted (default: 33554432)")  # fmt: skip
+    add("--shutdown-seconds", type=int, default=30, metavar="INT",
+        help="how long running requests may go on after SIGTERM (default: 30)")  # fmt: skip
+    add("--uvicorn-log-level", default="warning",
+        choices=("critical", "error", "warning", "info", "debug", "trace"),
+        help="info also logs every request (default: warning)")  # fmt: skip
+
+
+def _add_adapter_arguments(group: Any) -> None:
+    add = group.add_argument
+    add("--lora-modules", nargs="+", default=[], metavar="NAME=PATH",
+        help='adapters to load at start, as NAME=PATH or as JSON: {"name": ..., "path": ..., '
+        '"base_model_name": ...}; turns --enable-lora on')  # fmt: skip
+    add("--lora-path", metavar="PATH",
+        help="one adapter to load at start; it gets the --served-model-name, and the base model "
+        "keeps its own name; turns --enable-lora on")  # fmt: skip
+
+
+def _adapters(arguments: argparse.Namespace) -> tuple[AdapterModule, ...]:
+    from loramux.server.serve_options import parse_adapter_module
+
+    modules = [parse_adapter_module(text) for text in arguments.lora_modules if text]
+    if arguments.lora_path:
+        path = arguments.lora_path
+        names = arguments.served_model_name or [Path(path).name]
+        modules += [AdapterModule(name, path) for name in names]
+    return tuple(modules)
+
+
+def _api_keys(arguments: argparse.Namespace) -> tuple[str, ...]:
+    from_environment = os.environ.get(API_KEY_VARIABLE, "").strip()
+    return tuple(arguments.api_key or ([from_environment] if from_environment else []))

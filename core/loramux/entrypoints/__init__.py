@@ -1,0 +1,1 @@
+"""Where vLLM keeps the modules that people start with ``python -m``."""

@@ -1,0 +1,57 @@
+"""The application: which routes there are, and what stands around them."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from loramux import __version__
+from loramux.errors import LoramuxError
+from loramux.server import (
+    adapter_updates,
+    adapters,
+    chat,
+    completions,
+    health,
+    models,
+    plain_generate,
+    tokenization,
+)
+from loramux.server.authentication import AuthenticationMiddleware
+from loramux.server.body_limit import BodyLimitMiddleware
+from loramux.server.errors import (
+    ApiError,
+    answer_api_error,
+    answer_loramux_error,
+    answer_routing_error,
+)
+from loramux.server.request_id import RequestIdMiddleware
+from loramux.server.state import ServerState
+
+ROUTERS = [
+    health.router,
+    models.router,
+    completions.router,
+    chat.router,
+    plain_generate.router,
+    tokenization.router,
+    adapters.router,
+]
+
+
+def build_app(server: ServerState) -> FastAPI:
+    """The ASGI application around an engine that runs; whoever made the state closes it."""
+    app = FastAPI(title="loramux", version=__version__)
+    app.state.server = server
+    for router in ROUTERS:
+        app.include_router(router)
+    if server.allow_runtime_updates:
+        app.include_router(adapter_updates.router)
+    app.add_exception_handler(ApiError, answer_api_error)
+    app.add_exception_handler(LoramuxError, answer_loramux_error)
+    app.add_exception_handler(HTTPException, answer_routing_error)
+    # The one added last stands outermost.
+    app.add_middleware(BodyLimitMiddleware, max_bytes=server.max_body_bytes)
+    app.add_middleware(AuthenticationMiddleware, api_keys=server.api_keys)
+    app.add_middleware(RequestIdMiddleware)
+    return app

@@ -1,0 +1,112 @@
+"""From an exception to an HTTP status and the error body OpenAI clients read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from loramux.errors import (
+    AdapterError,
+    AdapterRefusedError,
+    AdapterUnavailableError,
+    EngineBusyError,
+    InvalidRequestError,
+    LoramuxError,
+    ModelNotFoundError,
+)
+
+RETRY_AFTER_SECONDS = "1"
+"""What a client is asked to wait when trying again may help."""
+
+
+@dataclass
+class ApiError(Exception):
+    """An answer that is not 200. ``kind`` is vLLM's word for it, shown as ``error.type``."""
+
+    status: int
+    kind: str
+    message: str
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """The error object of the OpenAI API."""
+        error = {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.status,
+        }
+        return {"error": error}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status, dict(self.headers))
+
+
+def bad_request(message: str, param: str | None = None) -> ApiError:
+    return ApiError(400, "BadRequestError", message, param)
+
+
+def unexpected_error(request_id: str) -> ApiError:
+    """What a client learns of an exception nobody foresaw: where to look, and nothing else."""
+    return ApiError(
+        500,
+        "InternalServerError",
+        f"The server failed on this request; its log has the reason under request id {request_id}.",
+    )
+
+
+_ANSWERS: Sequence[tuple[type[LoramuxError], int, str]] = (
+    (InvalidRequestError, 400, "BadRequestError"),
+    (ModelNotFoundError, 404, "NotFoundError"),
+    (AdapterRefusedError, 400, "BadRequestError"),
+    (AdapterUnavailableError, 503, "ServiceUnavailableError"),
+    (EngineBusyError, 429, "RateLimitError"),
+    (LoramuxError, 500, "InternalServerError"),
+)
+"""The first one that fits is the answer."""
+
+
+def as_api_error(error: LoramuxError) -> ApiError:
+    """The answer for an error that loramux raises on purpose."""
+    status, kind = next((code, kind) for cls, code, kind in _ANSWERS if isinstance(error, cls))
+    headers = {"retry-after": RETRY_AFTER_SECONDS} if status in (429, 503) else {}
+    return ApiError(status, kind, str(error), _param_of(error), headers)
+
+
+def _param_of(error: LoramuxError) -> str | None:
+    if isinstance(error, ModelNotFoundError | AdapterError):
+        return "model"
+    return error.param if isinstance(error, InvalidRequestError) else None
+
+
+async def answer_api_error(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI's handler for :class:`ApiError`."""
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def answer_loramux_error(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI's handler for :class:`LoramuxError`."""
+    assert isinstance(error, LoramuxError)
+    return as_api_error(error).response()
+
+
+async def answer_routing_error(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI's handler for routes and methods that do not exist."""
+    assert isinstance(error, HTTPException)
+    route = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        answer = ApiError(404, "NotFoundError", f"There is no {route}; /docs has what there is.")
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        answer = ApiError(405, "MethodNotAllowedError", f"There is no {route}; use {allowed}.")
+    else:
+        answer = ApiError(error.status_code, "HTTPError", str(error.detail))
+    answer.headers = error.headers or {}
+    return answer.response()

@@ -1,0 +1,28 @@
+"""``GET /health`` and ``GET /version``: open to everybody, for load balancers."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+from loramux import __version__
+from loramux.errors import EngineDeadError
+from loramux.server.errors import ApiError
+from loramux.server.state import Server
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health(server: Server) -> Response:
+    """200 while the engine takes requests, 503 once it does not."""
+    try:
+        await server.engine.check_health()
+    except EngineDeadError as error:
+        raise ApiError(503, "ServiceUnavailableError", str(error)) from error
+    return Response()
+
+
+@router.get("/version")
+async def version() -> JSONResponse:
+    return JSONResponse({"version": __version__})

@@ -1,0 +1,161 @@
+"""Starts an engine, stands a server in front of it, and ends both in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Sequence
+
+import uvicorn
+
+from loramux import env
+from loramux.engine.args import EngineArgs
+from loramux.errors import LoramuxError
+from loramux.lora.catalog import AdapterCatalog
+from loramux.lora.registry import ResolverChain
+from loramux.lora.resolver import LoRAResolverRegistry, NamedResolver
+from loramux.plugins import collect_lora_resolvers, load_plugins
+from loramux.server.app import build_app
+from loramux.server.engine_protocol import Engine
+from loramux.server.serve_options import ServeOptions
+from loramux.server.state import ServerState
+
+RUNTIME_UPDATES_VARIABLE = "LORAMUX_ALLOW_RUNTIME_LORA_UPDATING"
+
+BACKLOG = 2048
+"""Connections the kernel holds until they are accepted; uvicorn's number."""
+
+
+def serve(args: EngineArgs, options: ServeOptions) -> None:
+    """Serve until SIGTERM or SIGINT; requests that run then may finish.
+
+    Raises:
+        LoramuxError: the server cannot be started as asked.
+    """
+    from loramux.engine.async_llm_engine import AsyncLLMEngine
+
+    listener = listen(options.host, options.port)
+    plugin_resolvers = find_resolvers()
+    chat_template = options.read_chat_template()
+    allow_updates = env.read_bool(RUNTIME_UPDATES_VARIABLE)
+    engine = AsyncLLMEngine.from_engine_args(args)
+    resolvers = ResolverChain(plugin_resolvers)
+    state = ServerState(
+        engine=engine,
+        catalog=build_catalog(engine, resolvers),
+        base_names=args.served_names,
+        api_keys=options.api_keys,
+        chat_template=chat_template,
+        allow_runtime_updates=allow_updates,
+        max_body_bytes=options.max_body_bytes,
+    )
+    server = _Server(state, options, ready_line(listener, args, plugin_resolvers))
+    server.end_on_signals()
+    try:
+        asyncio.run(_run(server, state, options, listener))
+    finally:
+        resolvers.close()
+
+
+def find_resolvers() -> list[NamedResolver]:
+    """The resolvers of the plugins that are installed, selected and configured, in order.
+
+    Raises:
+        PluginError: a plugin that was asked for by name cannot be provided.
+    """
+    return collect_lora_resolvers(load_plugins())
+
+
+def build_catalog(engine: Engine, resolvers: ResolverChain) -> AdapterCatalog:
+    """The catalog of an engine; without ``enable_lora`` no resolver is ever asked."""
+    return AdapterCatalog(
+        base_model_name=engine.args.model,
+        base_names=engine.args.served_names,
+        load=engine.load_lora,
+        resolvers=resolvers if engine.args.enable_lora else None,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the address, without answering anybody yet: a taken one is told before a model loads.
+
+    Raises:
+        LoramuxError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise _no_address(f"{host}:{port}", error) from error
+    return listener
+
+
+def _no_address(address: str, error: Exception) -> LoramuxError:
+    return LoramuxError(
+        f"The address {address} cannot be listened on: {error}; choose another --host or --port."
+    )
+
+
+def ready_line(
+    listener: socket.socket, args: EngineArgs, plugin_resolvers: Sequence[NamedResolver]
+) -> str:
+    """What is printed once requests are taken."""
+    host, port = listener.getsockname()[:2]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    names = [resolver.name for resolver in plugin_resolvers]
+    names += LoRAResolverRegistry.get_supported_resolvers()
+    resolvers = ", ".join(names) if names and args.enable_lora else "none"
+    return f"loramux is ready: http://{address} (model {args.model}, resolvers: {resolvers})"
+
+
+def _open(listener: socket.socket) -> None:
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:  # two servers may have taken it, and the other was the first to open
+        raise _no_address(str(listener.getsockname()), error) from error
+
+
+async def _run(
+    server: _Server, state: ServerState, options: ServeOptions, listener: socket.socket
+) -> None:
+    try:
+        await state.catalog.register_all(options.adapters)
+        _open(listener)
+        await server.serve(sockets=[listener])
+    finally:
+        await state.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it is ready and lets the process end by returning."""
+
+    def __init__(self, state: ServerState, options: ServeOptions, ready: str) -> None:
+        config = uvicorn.Config(
+            build_app(state),
+            log_level=options.uvicorn_log_level,
+            timeout_graceful_shutdown=options.shutdown_seconds,
+            lifespan="off",
+        )
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            print(self._ready, flush=True)
+
+    def end_on_signals(self) -> None:
+        """Take SIGINT and SIGTERM, which uvicorn hands back to whoever had them before it.
+
+        Its default would then kill the process before the engine has ended.
+        """
+
+        def end(*_: object) -> None:
+            self.should_exit = True
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, end)

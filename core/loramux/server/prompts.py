@@ -1,0 +1,116 @@
+"""From what a client sends as a prompt to token ids that fit the model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from loramux.errors import InvalidRequestError
+
+Result = TypeVar("Result")
+
+MAX_PROMPTS = 1024
+"""Most prompts one request may carry; each is a sequence of its own in the batch."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the engine takes it; ``text`` and ``first_token`` are for ``echo``."""
+
+    token_ids: list[int]
+    text: str = ""
+    first_token: str = ""
+    """Text of the first token, which has no log probability to bring its text along."""
+
+
+class TokenizerThreads:
+    """A tokenizer off the event loop: a long prompt holds up nobody's stream.
+
+    Several threads, so that it does not hold up other prompts either; fast tokenizers release
+    Python's lock while they work.
+    """
+
+    def __init__(self, tokenizer: Any | None, threads: int = 4) -> None:
+        self._tokenizer = tokenizer
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loramux-tokenizer")
+
+    async def run(self, work: Callable[[Any], Result]) -> Result:
+        """Call ``work(tokenizer)`` on a thread.
+
+        Raises:
+            InvalidRequestError: the server was started without a tokenizer.
+        """
+        if self._tokenizer is None:
+            raise InvalidRequestError(
+                "This server was started with skip_tokenizer_init and knows no text; "
+                "send the prompt as a list of token ids.",
+                "prompt",
+            )
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, self._tokenizer)
+
+    async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return await self.run(lambda tokenizer: encode(tokenizer, text, add_special_tokens))
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        return await self.run(lambda tokenizer: str(tokenizer.decode(token_ids)))
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def encode(tokenizer: Any, text: str, add_special_tokens: bool) -> list[int]:
+    """Token ids of ``text``."""
+    token_ids: list[int] = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+    return token_ids
+
+
+def parse_prompts(prompt: Any) -> list[str | list[int]]:
+    """The four forms of OpenAI's ``prompt`` as a list of texts and token id lists.
+
+    Raises:
+        InvalidRequestError: it is none of them, or there are too many.
+    """
+    if isinstance(prompt, str) or _is_token_ids(prompt):
+        return [prompt]
+    items = prompt if isinstance(prompt, list) else []
+    if not items or not all(isinstance(item, str) or _is_token_ids(item) for item in items):
+        raise InvalidRequestError(
+            "prompt must be a string, a list of strings, a list of token ids or a list of lists "
+            "of token ids, and must not be empty.",
+            "prompt",
+        )
+    if len(items) > MAX_PROMPTS:
+        raise InvalidRequestError(
+            f"prompt holds {len(items)} prompts, and one request may carry {MAX_PROMPTS}; "
+            "send several requests.",
+            "prompt",
+        )
+    return items
+
+
+def check_length(prompt_length: int, max_tokens: int | None, max_model_len: int) -> None:
+    """See that prompt and answer fit the model together.
+
+    Raises:
+        InvalidRequestError: they do not; the sentence names every number.
+    """
+    if prompt_length + (max_tokens or 1) <= max_model_len:
+        return
+    limit = f"This model's maximum context length is {max_model_len} tokens"
+    if prompt_length >= max_model_len:
+        raise InvalidRequestError(
+            f"{limit}, and the prompt alone has {prompt_length}; shorten the prompt.", "prompt"
+        )
+    raise InvalidRequestError(
+        f"{limit}, and this request asks for {prompt_length + (max_tokens or 1)} "
+        f"({prompt_length} in the prompt and {max_tokens} to generate); "
+        "shorten the prompt or lower max_tokens.",
+        "max_tokens",
+    )
+
+
+def _is_token_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)

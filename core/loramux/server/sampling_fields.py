@@ -1,0 +1,98 @@
+"""The request fields that say how tokens are chosen, shared by all generating endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from loramux.sampling_params import RequestOutputKind, SamplingParams
+
+MAX_LOGPROBS = 20
+"""Most likely tokens a request may ask for at each step, as in the OpenAI API."""
+
+_PLAIN_FIELDS = (
+    "n",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "min_tokens",
+    "logit_bias",
+    "skip_special_tokens",
+    "include_stop_str_in_output",
+)
+"""Fields that go to :class:`SamplingParams` as they are."""
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides text."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class SamplingFields(BaseModel):
+    """Null, or not there, means: what the model's generation_config says, else OpenAI's default."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: int | None = None
+    n: int = 1
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    logit_bias: dict[int, float] | None = None
+    skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> Self:
+        if "stream_options" in self.model_fields_set and not self.stream:
+            raise ValueError("stream_options can only be given when stream is true")
+        return self
+
+    def sampling_params(
+        self,
+        defaults: Mapping[str, Any],
+        *,
+        max_tokens: int | None,
+        logprobs: int | None,
+        prompt_logprobs: int | None,
+    ) -> SamplingParams:
+        """The engine's form of these fields, ``defaults`` taking the place of what is not given.
+
+        Raises:
+            InvalidRequestError: a value is out of range.
+        """
+        given = {name: getattr(self, name) for name in _PLAIN_FIELDS}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        kind = RequestOutputKind.DELTA if self.stream else RequestOutputKind.FINAL_ONLY
+        return SamplingParams(
+            **{**defaults, **chosen},
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            output_kind=kind,
+        )

@@ -1,0 +1,83 @@
+"""What a server is started with besides its engine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from loramux.errors import InvalidRequestError
+from loramux.lora.catalog import AdapterModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Where to listen, whom to answer, and which adapters to begin with.
+
+    Args:
+        port: 0 takes a free one.
+        api_keys: none lets anybody in.
+        adapters: loaded before the first request is taken.
+        chat_template: a Jinja file used instead of the model's own template.
+        shutdown_seconds: how long running requests may go on once the server is asked to end.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    adapters: tuple[AdapterModule, ...] = ()
+    chat_template: Path | None = None
+    max_body_bytes: int = 32 * 1024 * 1024
+    shutdown_seconds: int = 30
+    uvicorn_log_level: str = "warning"
+
+    def read_chat_template(self) -> str | None:
+        """The text of the template.
+
+        Raises:
+            InvalidRequestError: the file cannot be read.
+        """
+        if self.chat_template is None:
+            return None
+        try:
+            return self.chat_template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequestError(
+                f"The chat template {str(self.chat_template)!r} cannot be read: {error}.",
+                "chat_template",
+            ) from error
+
+
+def parse_adapter_module(text: str) -> AdapterModule:
+    """``name=path``, or a JSON object with ``name``, ``path`` and maybe ``base_model_name``.
+
+    Raises:
+        InvalidRequestError: it is neither.
+    """
+    if text.lstrip().startswith("{"):
+        return _from_json(text)
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise InvalidRequestError(
+            f"--lora-modules takes name=path or a JSON object, got {text!r}.", "lora_modules"
+        )
+    return AdapterModule(name, path)
+
+
+def _from_json(text: str) -> AdapterModule:
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"Invalid JSON format for --lora-modules: {text} ({error}).", "lora_modules"
+        ) from error
+    if fields.get("is_3d_lora_weight") is False:
+        del fields["is_3d_lora_weight"]
+    known = {"name", "path", "base_model_name"}
+    if not {"name", "path"} <= fields.keys() <= known:
+        raise InvalidRequestError(
+            f"Invalid fields for --lora-modules: {text} (it takes name, path and maybe "
+            "base_model_name).",
+            "lora_modules",
+        )
+    return AdapterModule(**fields)

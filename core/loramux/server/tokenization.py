@@ -1,0 +1,82 @@
+"""``POST /tokenize`` and ``POST /detokenize``, as in vLLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+
+from loramux.server.body import read_json, validate
+from loramux.server.chat_template import ChatFields, render_chat
+from loramux.server.documented import documented
+from loramux.server.prompts import encode
+from loramux.server.state import Server, ServerState
+
+router = APIRouter()
+
+
+class TokenizeTextRequest(BaseModel):
+    """A text, as ``/v1/completions`` would take it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: str
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class TokenizeChatRequest(ChatFields):
+    """A chat, as ``/v1/chat/completions`` would take it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(BaseModel):
+    """Token ids, special ones included in the text they become."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    tokens: list[int]
+
+
+@router.post("/tokenize", openapi_extra=documented(TokenizeTextRequest))
+async def tokenize(request: Request, server: Server) -> JSONResponse:
+    """The token ids of a ``prompt``, or of ``messages``."""
+    payload = await read_json(request)
+    if "messages" in payload:
+        answer = await _tokenize_chat(server, validate(TokenizeChatRequest, payload))
+    else:
+        answer = await _tokenize_text(server, validate(TokenizeTextRequest, payload))
+    return JSONResponse({**answer, "max_model_len": server.engine.max_model_len})
+
+
+@router.post("/detokenize", openapi_extra=documented(DetokenizeRequest))
+async def detokenize(request: Request, server: Server) -> JSONResponse:
+    """The text of token ids."""
+    body = validate(DetokenizeRequest, await read_json(request))
+    return JSONResponse({"prompt": await server.tokenizer.decode(body.tokens)})
+
+
+async def _tokenize_text(server: ServerState, body: TokenizeTextRequest) -> dict[str, Any]:
+    def work(tokenizer: Any) -> dict[str, Any]:
+        token_ids = encode(tokenizer, body.prompt, body.add_special_tokens)
+        return _tokens(tokenizer, token_ids, body.return_token_strs)
+
+    return await server.tokenizer.run(work)
+
+
+async def _tokenize_chat(server: ServerState, body: TokenizeChatRequest) -> dict[str, Any]:
+    def work(tokenizer: Any) -> dict[str, Any]:
+        token_ids = render_chat(tokenizer, body, server.chat_template)
+        return _tokens(tokenizer, token_ids, body.return_token_strs)
+
+    return await server.tokenizer.run(work)
+
+
+def _tokens(tokenizer: Any, token_ids: list[int], with_strings: bool) -> dict[str, Any]:
+    strings = tokenizer.convert_ids_to_tokens(token_ids) if with_strings else None
+    return {"count": len(token_ids), "tokens": token_ids, "token_strs": strings}
