@@ -32,6 +32,8 @@ class Candidate:
         """
         if self.entry_point is None:
             raise PluginFaultError("its entry_points.txt cannot be parsed")
+        if self.entry_point.pattern.match(self.value) is None:
+            raise PluginFaultError(f"its entry point {self.value!r} is no module[:attribute]")
         plugin: object = self.entry_point.load()
         if plugin is None:
             raise PluginFaultError(f"its entry point {self.value} is None")

@@ -57,9 +57,7 @@ class LoopThread:
             raise RuntimeError(f"the thread {self._thread.name!r} is closed")
         future: Future[Result] = Future()
         self._unfinished.add(future)
-        if self._unanswered_since is None:
-            self._unanswered_since = time.monotonic()
-        self._loop.call_soon_threadsafe(self._begin, work, future)
+        self._post(partial(self._begin, work, future))
         return future
 
     def close(self, timeout: float = 1.0) -> bool:
@@ -79,17 +77,28 @@ class LoopThread:
         for future in self._unfinished:  # what came too late to be begun
             future.cancel()
 
+    def _post(self, act: Callable[[], object]) -> None:
+        if self._unanswered_since is None:
+            self._unanswered_since = time.monotonic()
+        self._loop.call_soon_threadsafe(self._do, act)
+
+    def _do(self, act: Callable[[], object]) -> None:
+        self._unanswered_since = None
+        act()
+
     def _begin(
         self, work: Callable[[], Coroutine[Any, Any, Result]], future: Future[Result]
     ) -> None:
-        self._unanswered_since = None
+        if future.cancelled():
+            self._unfinished.discard(future)
+            return
         task = self._loop.create_task(_contained(work))
         task.add_done_callback(partial(self._deliver, future))
         future.add_done_callback(partial(self._cancel, task))
 
     def _cancel(self, task: asyncio.Task[Result], future: Future[Result]) -> None:
         if future.cancelled() and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(task.cancel)
+            self._post(task.cancel)
 
     def _deliver(self, future: Future[Result], task: asyncio.Task[Result]) -> None:
         self._unfinished.discard(future)

@@ -1,0 +1,407 @@
+"""Adapters in a directory: which are found, and that no name leads out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from loramux import LoRARequest
+from loramux.errors import AdapterUnavailableError, PluginError
+from loramux.lora.registry import ResolverChain
+from loramux.lora.resolver import NamedResolver, ResolverRegistry
+from loramux_resolvers import filesystem
+from loramux_resolvers.filesystem import FilesystemLoRAResolver
+from loramux_resolvers.safe_names import why_unsafe
+
+BASE = "meta-llama/Llama-3.2-3B"
+
+
+def checkpoint(directory: Path) -> Path:
+    """Something that looks like a PEFT checkpoint to a resolver."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "adapter_config.json").write_text("{}")
+    (directory / "adapter_model.safetensors").write_bytes(b"")
+    return directory
+
+
+def resolve(root: Path, name: str, base: str = BASE) -> LoRARequest | None:
+    return asyncio.run(FilesystemLoRAResolver(root).resolve_lora(base, name))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A directory of adapters with a checkpoint on each way out of it."""
+    for outside in (tmp_path, tmp_path / "secret", tmp_path / "root-of-others" / "x"):
+        checkpoint(outside)
+    root = tmp_path / "root"
+    checkpoint(root / "good")
+    return root
+
+
+# --- what is found ----------------------------------------------------------------------------
+
+
+def test_an_adapter_is_a_directory_with_a_configuration(root):
+    request = resolve(root, "good")
+    assert request is not None
+    assert request.lora_name == "good"
+    assert request.lora_path == str(root / "good")
+    assert request.base_model_name is None
+    assert request.load_inplace is False
+
+
+def test_a_name_may_have_parts(root):
+    checkpoint(root / "org" / "team" / "v1.2")
+    assert resolve(root, "org/team/v1.2").lora_path == str(root / "org/team/v1.2")
+
+
+@pytest.mark.parametrize(
+    "name", ["missing", "good/missing", "empty", "file", "good/adapter_config.json"]
+)
+def test_anything_else_is_not_found(root, name):
+    (root / "empty").mkdir()
+    (root / "file").write_text("{}")
+    assert resolve(root, name) is None
+
+
+def test_a_directory_for_a_configuration_is_none(root):
+    (root / "odd" / "adapter_config.json").mkdir(parents=True)
+    assert resolve(root, "odd") is None
+
+
+@pytest.mark.parametrize(
+    ("base", "folder"),
+    [
+        (BASE, "meta-llama/Llama-3.2-3B"),
+        (BASE, "Llama-3.2-3B"),
+        ("/models/Llama-3.2-3B/", "Llama-3.2-3B"),
+        ("tiny", "tiny"),
+    ],
+)
+def test_the_base_models_own_directory_comes_first(root, base, folder):
+    expected = checkpoint(root / folder / "good")
+    request = resolve(root, "good", base)
+    assert request.lora_path == str(expected)
+    assert request.base_model_name == base
+    assert resolve(root, "good", "another-base").lora_path == str(root / "good")
+
+
+def test_the_full_name_of_the_base_model_comes_before_its_last_part(root):
+    checkpoint(root / "Llama-3.2-3B" / "good")
+    full = checkpoint(root / BASE / "good")
+    assert resolve(root, "good").lora_path == str(full)
+
+
+@pytest.mark.parametrize(
+    "base", ["..", "../secret", "", "/", ".", "..\\secret", "%2e%2e", "a/../.."]
+)
+def test_a_base_model_name_leads_nowhere_else_either(root, base):
+    checkpoint(root.parent / "good")
+    assert resolve(root, "good", base).lora_path == str(root / "good")
+    assert resolve(root, "x", base) is None
+
+
+def test_adapters_may_come_and_go(root):
+    resolver = FilesystemLoRAResolver(root)
+    assert asyncio.run(resolver.resolve_lora(BASE, "late")) is None
+    checkpoint(root / "late")
+    assert asyncio.run(resolver.resolve_lora(BASE, "late")) is not None
+
+
+def test_the_directory_may_be_a_link_and_change(root, tmp_path):
+    other = tmp_path / "other"
+    checkpoint(other / "new")
+    link = tmp_path / "current"
+    link.symlink_to(root)
+    resolver = FilesystemLoRAResolver(link)
+    assert asyncio.run(resolver.resolve_lora(BASE, "good")).lora_path == str(root / "good")
+    link.unlink()
+    link.symlink_to(other)
+    assert asyncio.run(resolver.resolve_lora(BASE, "new")).lora_path == str(other / "new")
+    assert asyncio.run(resolver.resolve_lora(BASE, "good")) is None
+
+
+def test_a_relative_directory_stays_what_it_was(root, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    resolver = FilesystemLoRAResolver("root")
+    monkeypatch.chdir("/")
+    assert asyncio.run(resolver.resolve_lora(BASE, "good")).lora_path == str(root / "good")
+
+
+def test_ids_are_positive_and_the_same_in_every_process(root):
+    code = (
+        "import asyncio; from loramux_resolvers.filesystem import FilesystemLoRAResolver as R; "
+        f"print(asyncio.run(R({str(root)!r}).resolve_lora('b', 'good')).lora_int_id)"
+    )
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == resolve(root, "good").lora_int_id > 0
+
+
+# --- no way out -------------------------------------------------------------------------------
+
+ATTACKS = [
+    "..",
+    ".",
+    "",
+    "/",
+    "../secret",
+    "../root-of-others/x",
+    "good/..",
+    "good/../../secret",
+    "good/./",
+    "./good",
+    "good/",
+    "/good",
+    "good//",
+    "//secret",
+    "...",
+    "..../secret",
+    ".. /secret",
+    " ../secret",
+    ". ./secret",
+    ".hidden",
+    "good/.hidden",
+    "~",
+    "~root",
+    "$HOME",
+    "..\\secret",
+    "good\\..\\..\\secret",
+    "C:/secret",
+    "C:secret",
+    "c:\\secret",
+    "\\\\server\\share",
+    "//server/share",
+    "file:///etc/passwd",
+    "%2e%2e/secret",
+    "%2E%2E%2Fsecret",
+    "..%2fsecret",
+    "..%5Csecret",
+    "%252e%252e%252fsecret",
+    "good%00",
+    "..%c0%af",
+    "good\x00",
+    "good\x00/../../secret",
+    "good\n",
+    "\r../secret",
+    "\t",
+    "\u202e../secret",
+    "\ufeff../secret",
+    "\u200b../secret",
+    "\uff0e\uff0e/secret",
+    "\uff0e\uff0e\uff0fsecret",
+    "..\uff0fsecret",
+    "\u2024\u2024/secret",
+    "\u2025/secret",
+    "\u2026/secret",
+    "..\u2215secret",
+    "..\u2044secret",
+    "..\u29f8secret",
+    "..\uff3csecret",
+    "..\ufe68secret",
+    "..\u2216secret",
+    "\ufe52\ufe52/secret",
+    "\u3002\u3002/secret",
+    "\uff05\uff12\uff45/secret",
+    "\uff23:/secret",
+    "o\u0308",
+    "\ud800",
+    "x" * 256,
+    "x" * 5000,
+    "/".join(["x"] * 3000),
+    "/".join(["good", *[".."] * 30, "etc"]),
+]
+
+
+@pytest.mark.parametrize("name", ATTACKS, ids=range(len(ATTACKS)))
+def test_no_name_leads_out(root, name):
+    assert resolve(root, name) is None
+
+
+@pytest.mark.parametrize("name", ATTACKS, ids=range(len(ATTACKS)))
+def test_no_name_leads_out_through_the_absolute_path_either(root, name):
+    assert resolve(root, f"{root.parent}/{name}") is None
+    assert resolve(root, f"{'../' * 20}{str(root.parent)[1:]}/{name}") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["good", "org/good", "v1.2", "a-b_c", "ft:base:org::x", "näme", "名", "100%", "a b", "ﬁne"],
+)
+def test_ordinary_names_are_safe(name):
+    assert why_unsafe(name) is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.text()
+    | st.lists(
+        st.sampled_from(
+            ["..", ".", "/", "\\", "%2e", "%2f", "good", "secret", "link", "\uff0e", "\u2215", "~"]
+        )
+    ).map("".join)
+)
+@example("../secret")
+def test_no_text_at_all_leads_out(shared_root, name):
+    request = resolve(shared_root, name)
+    if request is not None:
+        real = Path(request.lora_path).resolve()
+        assert real.is_relative_to(shared_root.resolve())
+        assert (real / "adapter_config.json").is_file()
+        assert why_unsafe(name) is None
+
+
+@pytest.fixture(scope="module")
+def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("shared")
+    checkpoint(place)
+    checkpoint(place / "secret")
+    checkpoint(place / "root" / "good")
+    (place / "root" / "link").symlink_to(place / "secret")
+    return place / "root"
+
+
+# --- symbolic links ---------------------------------------------------------------------------
+
+
+def test_a_link_that_stays_inside_is_followed(root):
+    (root / "latest").symlink_to("good")
+    assert resolve(root, "latest").lora_path == str(root / "good")
+
+
+def test_files_may_be_links_that_stay_inside(root):
+    blobs = root / "blobs"
+    checkpoint(blobs)
+    snapshot = root / "snapshot"
+    snapshot.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (snapshot / name).symlink_to(blobs / name)
+    assert resolve(root, "snapshot").lora_path == str(snapshot)
+
+
+@pytest.mark.parametrize("target", ["..", "../secret", "{outside}/secret", "../root-of-others/x"])
+def test_a_link_that_leads_out_is_not_found(root, target):
+    (root / "exit").symlink_to(target.format(outside=root.parent))
+    assert resolve(root, "exit") is None
+    assert resolve(root, "exit/secret") is None
+
+
+def test_a_link_on_the_way_that_leads_out_is_not_found(root):
+    (root / "org").symlink_to(root.parent)
+    assert resolve(root, "org/secret") is None
+
+
+def test_a_base_models_directory_that_leads_out_is_not_used(root):
+    (root / "tiny").symlink_to(root.parent)
+    assert resolve(root, "secret", "tiny") is None
+
+
+@pytest.mark.parametrize(
+    "file", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]
+)
+def test_a_file_that_leads_out_spoils_its_checkpoint(root, file):
+    (root / "good" / file).unlink(missing_ok=True)
+    (root / "good" / file).symlink_to(root.parent / "secret" / "adapter_config.json")
+    assert resolve(root, "good") is None
+
+
+def test_links_in_a_circle_lead_nowhere(root):
+    (root / "a").symlink_to("b")
+    (root / "b").symlink_to("a")
+    (root / "c").mkdir()
+    (root / "c" / "adapter_config.json").symlink_to("adapter_config.json")
+    assert [resolve(root, name) for name in "abc"] == [None, None, None]
+
+
+def test_a_broken_link_leads_nowhere(root):
+    (root / "gone").symlink_to("was-here")
+    assert resolve(root, "gone") is None
+
+
+# --- storage that does not answer -------------------------------------------------------------
+
+
+def ask_through_a_chain(root: Path, name: str) -> None:
+    resolver = NamedResolver.of("files", FilesystemLoRAResolver(root))
+    chain = ResolverChain([resolver], ResolverRegistry(), timeout=5)
+    try:
+        asyncio.run(chain.resolve(BASE, name))
+    finally:
+        chain.close()
+
+
+def test_a_directory_that_vanished_is_not_an_unknown_name(root):
+    root.rename(root.parent / "elsewhere")
+    with pytest.raises(AdapterUnavailableError):
+        ask_through_a_chain(root, "good")
+
+
+def test_a_disk_that_fails_is_not_an_unknown_name(root, monkeypatch):
+    genuine = os.stat
+
+    def fail(path, *args, **kwargs):
+        if str(path).endswith("good/adapter_config.json"):
+            raise OSError(errno.EIO, "Input/output error")
+        return genuine(path, *args, **kwargs)
+
+    monkeypatch.setattr(filesystem.os, "stat", fail)
+    with pytest.raises(AdapterUnavailableError):
+        ask_through_a_chain(root, "good")
+
+
+def test_the_event_loop_does_not_wait_for_the_disk(root, monkeypatch):
+    threads = []
+    genuine = filesystem._checkpoint
+
+    def note(*args):
+        try:
+            asyncio.get_running_loop()
+            threads.append("event loop")
+        except RuntimeError:
+            threads.append("another")
+        return genuine(*args)
+
+    monkeypatch.setattr(filesystem, "_checkpoint", note)
+    assert resolve(root, "good") is not None
+    assert set(threads) == {"another"}
+
+
+# --- the plugin -------------------------------------------------------------------------------
+
+
+def test_the_environment_names_the_directory(root, monkeypatch):
+    monkeypatch.setenv(filesystem.VARIABLE, f" {root} ")
+    offered = {}
+    assert filesystem.missing_configuration() is None
+    filesystem.register_lora_resolvers(offered.__setitem__)
+    (resolver,) = offered.values()
+    assert list(offered) == ["lora_filesystem_resolver"]
+    assert resolver.directory == root
+
+
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_without_a_directory_it_says_what_is_missing(monkeypatch, value):
+    monkeypatch.delenv(filesystem.VARIABLE, raising=False)
+    if value is not None:
+        monkeypatch.setenv(filesystem.VARIABLE, value)
+    assert filesystem.missing_configuration() == (
+        "LORAMUX_LORA_RESOLVER_CACHE_DIR is not set; "
+        "set it to the directory that holds the adapters."
+    )
+
+
+def test_a_file_for_a_directory_is_refused(root, monkeypatch):
+    file = root / "good" / "adapter_config.json"
+    monkeypatch.setenv(filesystem.VARIABLE, str(file))
+    with pytest.raises(PluginError, match=r"LORAMUX_LORA_RESOLVER_CACHE_DIR is '.*', which is not"):
+        filesystem.register_lora_resolvers({}.__setitem__)
