@@ -75,10 +75,10 @@ class EngineArgs:
     max_cpu_loras: int | None = option(
         None, "adapters kept in host memory; four times max_loras, and at least 32, otherwise"
     )
-    lora_dtype: str = option(
-        "auto",
-        "type adapters are computed in; auto is the model's",
-        choices=("auto", "float32", "float16", "bfloat16"),
+    lora_drain_wait_threshold: float = option(
+        1.0,
+        "seconds an adapter may wait for others to finish before one of them takes no more "
+        "requests for its sake",
     )
     verify_lora_base: bool = option(
         True, "refuse adapters whose configuration names another base model"
@@ -111,6 +111,12 @@ class EngineArgs:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidRequestError(f"{name} must be at least 1, got {value}.", name)
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise InvalidRequestError(
+                f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
+                f"max_num_seqs ({self.max_num_seqs}), so that every sequence can go on each step.",
+                "max_num_batched_tokens",
+            )
         if not 0 < self.gpu_memory_utilization <= 1:
             raise InvalidRequestError(
                 f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}.",

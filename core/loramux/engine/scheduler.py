@@ -67,13 +67,13 @@ class Scheduler:
             self._admit_waiting(chunks)
         return chunks
 
-    def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, finished or not, and free what it holds."""
+    def discard(self, sequence: Sequence) -> None:
+        """Take a sequence out if it is still here, and free what it holds."""
         if sequence in self.running:
             self.running.remove(sequence)
             self._stop_running(sequence)
         else:
-            self.waiting.remove(sequence)
+            self.waiting.discard(sequence)
 
     def take_unplaceable(self) -> list[tuple[Sequence, Exception]]:
         """Remove the sequences whose adapter could not be placed, with the reason."""
@@ -136,7 +136,7 @@ class Scheduler:
             return 0
         if not sequence.num_preemptions:
             sequence.num_cached_tokens = cached
-        self.waiting.remove(sequence)
+        self.waiting.discard(sequence)
         self.running.append(sequence)
         if self.admission is not None:
             self.admission.join(sequence.adapter)

@@ -27,7 +27,10 @@ class Sequence:
     params: SamplingParams
     max_tokens: int
     """Tokens to generate at most, the model's length already considered."""
-    eos_token_ids: frozenset[int]
+    eos_token_ids: frozenset[int] = frozenset()
+    """Tokens by which the model itself ends a text."""
+    stop_token_ids: frozenset[int] = frozenset()
+    """Tokens that end this sequence and are told as its ``stop_reason``."""
     adapter: Adapter | None = None
     index: int = 0
     """Which of the request's completions this is; tells seeded draws of one request apart."""
@@ -42,6 +45,8 @@ class Sequence:
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
     """Prompt tokens found in the prefix cache when it was first scheduled."""
+    num_prompt_logprobs: int = 0
+    """Prompt positions whose log probabilities have been given."""
     num_preemptions: int = 0
 
     @property

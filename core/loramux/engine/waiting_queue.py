@@ -26,11 +26,13 @@ class WaitingQueue:
         """Put a preempted sequence before all that came after it."""
         self._lines.setdefault(_line(sequence), deque()).appendleft(sequence)
 
-    def remove(self, sequence: Sequence) -> None:
-        line = self._lines[_line(sequence)]
-        line.remove(sequence)
+    def discard(self, sequence: Sequence) -> None:
+        """Remove a sequence if it waits."""
+        line = self._lines.get(_line(sequence), ())
+        if sequence in line:
+            line.remove(sequence)
         if not line:
-            del self._lines[_line(sequence)]
+            self._lines.pop(_line(sequence), None)
 
     def heads(self) -> list[Sequence]:
         """The first sequence of every line, oldest first."""

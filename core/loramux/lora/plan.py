@@ -56,10 +56,15 @@ class LoRAPlan:
     segments: list[AdapterSegment]
 
 
+def can_be_grouped(adapter: ResidentAdapter) -> bool:
+    """Whether the adapter may share padded products, and so needs a slot in the stack."""
+    return adapter.adapter.max_rank <= MAX_GROUPED_RANK
+
+
 def plan_rows(
     spans: Iterable[RowSpan], num_rows: int, stack: AdapterStack, device: torch.device
 ) -> LoRAPlan | None:
-    """Arrange the rows of a batch; None if no row has an adapter."""
+    """Arrange rows of a batch whose adapters have their slots; None if no row has an adapter."""
     adapters: dict[ResidentAdapter, AdapterRows] = {}
     for span in spans:
         adapters.setdefault(span.adapter, AdapterRows(span.adapter)).spans.append(span)
@@ -72,8 +77,8 @@ def plan_rows(
 
 def _split(all_rows: list[AdapterRows]) -> tuple[list[AdapterRows], list[AdapterRows]]:
     """Those that fit one padded rectangle without wasting half of it, and the others."""
-    single = [rows for rows in all_rows if rows.adapter.adapter.max_rank > MAX_GROUPED_RANK]
-    grouped = [rows for rows in all_rows if rows.adapter.adapter.max_rank <= MAX_GROUPED_RANK]
+    single = [rows for rows in all_rows if not can_be_grouped(rows.adapter)]
+    grouped = [rows for rows in all_rows if can_be_grouped(rows.adapter)]
     grouped.sort(key=lambda rows: rows.count)
     total = sum(rows.count for rows in grouped)
     while grouped and len(grouped) * grouped[-1].count > 2 * total:
@@ -95,13 +100,12 @@ def _segment(rows: AdapterRows, device: torch.device) -> AdapterSegment:
 def _groups(
     grouped: list[AdapterRows], num_rows: int, stack: AdapterStack, device: torch.device
 ) -> RowGroups:
-    slots = stack.assign([rows.adapter for rows in grouped])
     width = max(rows.count for rows in grouped)
     num_cells = len(stack) * width
     cells = [0] * num_cells
     cell_of_row = [num_cells] * num_rows
-    for slot, rows in zip(slots, grouped, strict=True):
-        for cell, row in enumerate(rows.rows, start=slot * width):
+    for rows in grouped:
+        for cell, row in enumerate(rows.rows, start=stack.slot_of(rows.adapter) * width):
             cells[cell] = row
             cell_of_row[row] = cell
     return RowGroups(

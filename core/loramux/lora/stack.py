@@ -61,8 +61,10 @@ class AdapterStack:
         """Stacked matrices of a site, None if no adapter in a slot changes it."""
         return self._stacks.get(site_name)
 
-    def assign(self, adapters: Sequence[ResidentAdapter]) -> list[int]:
-        """Slots of these adapters, copying in those that have none yet."""
+    def assign(self, adapters: Sequence[ResidentAdapter]) -> None:
+        """Give each of these adapters a slot, copying in those that have none yet."""
+        if not adapters:
+            return
         if len(self._slots) > MAX_IDLE_SHARE * len(adapters):
             self._clear()
         wanted = set(adapters)
@@ -72,7 +74,10 @@ class AdapterStack:
         free = [slot for slot, held in enumerate(self._slots) if held not in wanted]
         for adapter, slot in zip(missing, free, strict=False):
             self._put(adapter, slot)
-        return [self._slots.index(adapter) for adapter in adapters]
+
+    def slot_of(self, adapter: ResidentAdapter) -> int:
+        """The slot that ``assign`` gave the adapter."""
+        return self._slots.index(adapter)
 
     def _clear(self) -> None:
         self._slots.clear()

@@ -1,0 +1,1 @@
+"""Measurements anybody can repeat: ratios within one run, never absolute claims."""

@@ -1,0 +1,48 @@
+"""Requests to measure with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from loramux.llm import LLM
+from loramux.lora.request import LoRARequest
+from loramux.outputs import RequestOutput
+from loramux.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Greedy requests of equal size with random prompts; end-of-sequence is ignored."""
+
+    prompts: list[list[int]]
+    output_len: int
+
+    @classmethod
+    def random(
+        cls, num_requests: int, input_len: int, output_len: int, vocab_size: int, seed: int = 0
+    ) -> Workload:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (num_requests, input_len)
+        prompts = torch.randint(3, vocab_size, shape, generator=generator).tolist()
+        return cls(prompts, output_len)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.prompts) * self.output_len
+
+    @property
+    def sampling_params(self) -> SamplingParams:
+        return SamplingParams(temperature=0, max_tokens=self.output_len, ignore_eos=True)
+
+    def run(self, llm: LLM, adapters: list[LoRARequest | None]) -> list[RequestOutput]:
+        """All requests at once, adapters dealt out in turn (None is the base model)."""
+        dealt = [adapters[i % len(adapters)] for i in range(len(self.prompts))]
+        prompts = [{"prompt_token_ids": prompt} for prompt in self.prompts]
+        return llm.generate(prompts, self.sampling_params, lora_request=dealt, use_tqdm=False)
+
+
+def adapter_requests(directories: list[Path]) -> list[LoRARequest]:
+    return [LoRARequest(d.name, i, str(d)) for i, d in enumerate(directories, start=1)]

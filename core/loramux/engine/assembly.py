@@ -1,0 +1,87 @@
+"""Puts an engine together from its arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from loramux.engine.args import EngineArgs
+from loramux.engine.core import EngineCore
+from loramux.engine.prompts import PromptProcessor
+from loramux.engine.request_factory import RequestFactory
+from loramux.lora.adapter import AdapterSource
+from loramux.lora.checkpoint import read_adapter
+from loramux.lora.materializer import Materializer, ReadCheckpoint
+from loramux.lora.runtime import LoRARuntime
+from loramux.lora.site import LoRASite
+from loramux.lora.weights import AdapterWeights
+from loramux.models.loader import (
+    LoadedModel,
+    load_config,
+    load_model,
+    load_tokenizer,
+    max_model_len,
+)
+from loramux.models.sites import find_sites
+
+
+@dataclass(frozen=True, eq=False)
+class EngineParts:
+    """What the synchronous and the asynchronous engine are both made of."""
+
+    args: EngineArgs
+    tokenizer: Tokenizer | None
+    max_model_len: int
+    core: EngineCore
+    requests: RequestFactory
+    materializer: Materializer | None
+    lora: LoRARuntime | None
+
+
+def assemble(args: EngineArgs) -> EngineParts:
+    """Load the model and build everything around it.
+
+    Raises:
+        InvalidRequestError: the model or the arguments do not fit.
+    """
+    config = load_config(args)
+    length = max_model_len(args, config)
+    tokenizer = load_tokenizer(args)
+    loaded = load_model(args, config)
+    materializer, lora = _assemble_lora(args, loaded) if args.enable_lora else (None, None)
+    return EngineParts(
+        args=args,
+        tokenizer=tokenizer,
+        max_model_len=length,
+        core=EngineCore(args, loaded, length, lora),
+        requests=RequestFactory(
+            PromptProcessor(tokenizer, length, config.get_text_config().vocab_size),
+            loaded.generation_config,
+            use_generation_config=args.generation_config == "auto",
+        ),
+        materializer=materializer,
+        lora=lora,
+    )
+
+
+def _assemble_lora(args: EngineArgs, loaded: LoadedModel) -> tuple[Materializer, LoRARuntime]:
+    sites = find_sites(loaded.model)
+    materializer = Materializer(_reader(args, loaded, sites), args.host_cache_size)
+    return materializer, LoRARuntime(loaded.model, sites, args.max_loras, materializer.weights)
+
+
+def _reader(args: EngineArgs, loaded: LoadedModel, sites: dict[str, LoRASite]) -> ReadCheckpoint:
+    base_names = {args.model, loaded.config.name_or_path, *args.served_names} - {""}
+
+    def read(source: AdapterSource) -> AdapterWeights:
+        declared_ours = source.base_model_name in base_names
+        return read_adapter(
+            source.directory,
+            sites,
+            max_rank=args.max_lora_rank,
+            base_names=base_names if args.verify_lora_base and not declared_ours else None,
+            base_parameter=loaded.model.get_parameter,
+        )
+
+    return read

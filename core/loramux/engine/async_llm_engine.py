@@ -1,0 +1,221 @@
+"""The asynchronous engine: many callers on an event loop, one engine on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from loramux.engine.args import EngineArgs
+from loramux.engine.assembly import EngineParts, assemble
+from loramux.engine.llm_engine import LLMEngine, PreparedRequest
+from loramux.engine.prompts import Prompt
+from loramux.errors import EngineDeadError, InvalidRequestError
+from loramux.logger import get_logger
+from loramux.lora.adapter import Adapter, AdapterInfo
+from loramux.lora.request import LoRARequest
+from loramux.outputs import RequestOutput
+from loramux.sampling_params import SamplingParams
+
+log = get_logger(__name__)
+
+Outcome = RequestOutput | Exception
+
+
+class Mailbox:
+    """Outputs of one request on their way from the engine's thread to its caller."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._queue: asyncio.Queue[Outcome] = asyncio.Queue()
+
+    def put(self, outcome: Outcome) -> None:
+        """Called on the caller's event loop."""
+        self._queue.put_nowait(outcome)
+
+    async def get(self) -> RequestOutput:
+        outcome = await self._queue.get()
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome
+
+
+class AsyncLLMEngine:
+    """``LLMEngine`` behind coroutines. Everything slow happens on other threads than the loop's.
+
+    Commands to the engine's thread are queued and carried out between two steps.
+    """
+
+    def __init__(self, parts: EngineParts) -> None:
+        self.args = parts.args
+        self.tokenizer = parts.tokenizer
+        self.max_model_len = parts.max_model_len
+        self._materializer = parts.materializer
+        self._lora = parts.lora
+        self._engine = LLMEngine(parts)
+        self._commands: deque[Callable[[], None]] = deque()
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._error: EngineDeadError | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="loramux-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def from_engine_args(cls, args: EngineArgs) -> AsyncLLMEngine:
+        """Load the model and start the engine's thread. Blocks while it loads.
+
+        Raises:
+            InvalidRequestError: the model or the arguments do not fit.
+        """
+        return cls(assemble(args))
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        request_id: str,
+        lora_request: LoRARequest | None = None,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Yield outputs as ``sampling_params.output_kind`` says, the last one ``finished``.
+
+        Closing or cancelling the generator frees the request.
+
+        Raises:
+            InvalidRequestError: the request can never succeed as written.
+            AdapterError: its adapter cannot be used.
+            EngineDeadError: the engine has ended.
+        """
+        self._check_alive()
+        prepared = await asyncio.to_thread(
+            self._engine.prepare, request_id, prompt, sampling_params, lora_request
+        )
+        adapter = None if lora_request is None else await self._load(lora_request)
+        mailbox = self._open_mailbox(request_id)
+        self._command(lambda: self._submit(prepared, adapter))
+        finished = False
+        try:
+            while not finished:
+                output = await mailbox.get()
+                finished = output.finished
+                yield output
+        finally:
+            del self._mailboxes[request_id]
+            if not finished:
+                self._command(lambda: self._engine.abort_request(request_id))
+
+    async def abort(self, request_id: str) -> None:
+        """End a request; its generator finishes with ``finish_reason`` ``abort``."""
+        self._command(lambda: self._abort(request_id))
+
+    async def load_lora(self, lora_request: LoRARequest) -> AdapterInfo:
+        """Find, read and validate an adapter, once however many ask at the same time.
+
+        Raises:
+            AdapterRefusedError: it cannot be served exactly.
+            AdapterUnavailableError: its source cannot answer.
+        """
+        self._check_alive()
+        if self._materializer is None:
+            raise InvalidRequestError(
+                "This engine was started without LoRA; start it with --enable-lora.", "lora_name"
+            )
+        await self._load(lora_request)
+        infos = {info.name: info for info in self.adapter_infos()}
+        return infos[lora_request.lora_name]
+
+    def adapter_infos(self) -> list[AdapterInfo]:
+        """Adapters the engine knows, the latest asked for last."""
+        if self._materializer is None or self._lora is None:
+            return []
+        return self._materializer.infos(self._lora.pool.resident_digests)
+
+    def default_sampling_params(self) -> dict[str, Any]:
+        """Sampling parameters the model's makers recommend."""
+        return self._engine.default_sampling_params()
+
+    async def check_health(self) -> None:
+        """Raises EngineDeadError once the engine has ended."""
+        self._check_alive()
+
+    async def shutdown(self) -> None:
+        """End the engine's thread; requests that still run fail with EngineDeadError."""
+        self._stopping = True
+        self._engine.core.wake()
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._engine.shutdown)
+
+    async def _load(self, lora_request: LoRARequest) -> Adapter:
+        assert self._materializer is not None, "prepare() has checked that LoRA is on"
+        return await asyncio.wrap_future(self._materializer.load(lora_request))
+
+    def _open_mailbox(self, request_id: str) -> Mailbox:
+        if request_id in self._mailboxes:
+            raise InvalidRequestError(
+                f"Request id {request_id!r} is already in use; give each request its own.",
+                "request_id",
+            )
+        mailbox = Mailbox(asyncio.get_running_loop())
+        self._mailboxes[request_id] = mailbox
+        return mailbox
+
+    def _check_alive(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._stopping:
+            raise EngineDeadError("The engine is shutting down and takes no more requests.")
+
+    def _command(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        self._engine.core.wake()
+
+    # From here on, everything runs on the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+            error = EngineDeadError("The engine was shut down while the request was running.")
+        except Exception as fatal:
+            log.exception("the engine has ended")
+            error = EngineDeadError(f"The engine has ended: {fatal}")
+        self._error = error
+        self._deliver([(request_id, error) for request_id in list(self._mailboxes)])
+
+    def _turn(self) -> None:
+        while self._commands:
+            self._commands.popleft()()
+        if not self._engine.has_unfinished_requests():
+            self._engine.core.wait_for_change(timeout=1.0)
+            return
+        self._deliver([(output.request_id, output) for output in self._engine.step()])
+
+    def _submit(self, prepared: PreparedRequest, adapter: Adapter | None) -> None:
+        try:
+            self._engine.submit(prepared, adapter)
+        except Exception as error:
+            self._deliver([(prepared.request_id, error)])
+
+    def _abort(self, request_id: str) -> None:
+        output = self._engine.abort_with_output(request_id)
+        if output is not None:
+            self._deliver([(request_id, output)])
+
+    def _deliver(self, outcomes: list[tuple[str, Outcome]]) -> None:
+        """Post outcomes to their callers' loops, one wake-up for each loop."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Mailbox, Outcome]]] = {}
+        for request_id, outcome in outcomes:
+            mailbox = self._mailboxes.get(request_id)
+            if mailbox is not None:
+                by_loop.setdefault(mailbox.loop, []).append((mailbox, outcome))
+        for loop, posts in by_loop.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_put_all, posts)
+
+
+def _put_all(posts: list[tuple[Mailbox, Outcome]]) -> None:
+    for mailbox, outcome in posts:
+        mailbox.put(outcome)

@@ -1,0 +1,198 @@
+"""The synchronous engine: requests in, one step at a time, outputs with text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from loramux.engine.args import EngineArgs
+from loramux.engine.assembly import EngineParts, assemble
+from loramux.engine.output_processor import FrontRequest, OutputProcessor
+from loramux.engine.prompts import Prompt, TokenizedPrompt
+from loramux.errors import InvalidRequestError
+from loramux.lora.adapter import Adapter
+from loramux.lora.request import LoRARequest
+from loramux.outputs import CompletionOutput, RequestOutput
+from loramux.sampling_params import SamplingParams
+
+IDLE_WAIT = 0.05
+"""Seconds a step waits for an adapter when there is nothing to compute."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedRequest:
+    """A request that has been checked and tokenized."""
+
+    request_id: str
+    prompt: TokenizedPrompt
+    params: SamplingParams
+    lora_request: LoRARequest | None
+
+
+class LLMEngine:
+    """Runs requests with and without adapters in one batch, driven by ``step``.
+
+    One thread drives an engine. A request whose adapter is still being read waits without
+    holding anybody up; one whose adapter turns out to be unusable ends with ``error`` set.
+    """
+
+    def __init__(self, parts: EngineParts) -> None:
+        self.args = parts.args
+        self.tokenizer = parts.tokenizer
+        self.max_model_len = parts.max_model_len
+        self.requests = parts.requests
+        self.materializer = parts.materializer
+        self.core = parts.core
+        self._lora = parts.lora
+        self._outputs = OutputProcessor(parts.tokenizer)
+        self._loading: dict[str, tuple[PreparedRequest, Future[Adapter]]] = {}
+        self._sequence_ids: dict[str, list[str]] = {}
+
+    @classmethod
+    def from_engine_args(cls, args: EngineArgs) -> LLMEngine:
+        """Load the model and start an engine on it.
+
+        Raises:
+            InvalidRequestError: the model or the arguments do not fit.
+        """
+        return cls(assemble(args))
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        lora_request: LoRARequest | None = None,
+    ) -> None:
+        """Take a request in; ``step`` will tell how it goes.
+
+        Raises:
+            InvalidRequestError: it can never succeed as written.
+        """
+        prepared = self.prepare(request_id, prompt, params, lora_request)
+        if lora_request is None:
+            self.submit(prepared, None)
+            return
+        assert self.materializer is not None, "prepare() has checked that LoRA is on"
+        future = self.materializer.load(lora_request)
+        future.add_done_callback(lambda _: self.core.wake())
+        self._loading[request_id] = (prepared, future)
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self._loading or self._sequence_ids)
+
+    def get_num_unfinished_requests(self) -> int:
+        return len(self._loading) + len(self._sequence_ids)
+
+    def abort_request(self, request_id: str | Iterable[str]) -> None:
+        """Free requests at once; they bring no more outputs. Unknown ids are passed over."""
+        for one in [request_id] if isinstance(request_id, str) else request_id:
+            if one in self._loading:
+                self._loading.pop(one)[1].cancel()
+            self.core.abort(self._sequence_ids.pop(one, ()))
+            self._outputs.abort(one)
+
+    def step(self) -> list[RequestOutput]:
+        """Run the model once and return what it brought, finished requests included."""
+        outputs = self._submit_loaded()
+        processed = self._outputs.process(self.core.step())
+        self.core.abort(processed.to_abort)
+        outputs += processed.request_outputs
+        for output in outputs:
+            if output.finished:
+                self._sequence_ids.pop(output.request_id, None)
+        if not outputs and self.has_unfinished_requests():
+            self._wait_if_idle()
+        return outputs
+
+    def prepare(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        lora_request: LoRARequest | None,
+    ) -> PreparedRequest:
+        """Check and tokenize a request; touches nothing of the engine's state.
+
+        Raises:
+            InvalidRequestError: it can never succeed as written.
+        """
+        self._check_id(request_id)
+        if lora_request is not None and not self.args.enable_lora:
+            raise InvalidRequestError(
+                f"Adapter {lora_request.lora_name!r} was asked for, but this engine was started "
+                "without LoRA; start it with enable_lora (--enable-lora).",
+                "lora_request",
+            )
+        self.requests.check(params)
+        return PreparedRequest(request_id, self.requests.tokenize(prompt), params, lora_request)
+
+    def submit(self, request: PreparedRequest, adapter: Adapter | None) -> None:
+        """Hand a prepared request, its adapter known, to the core."""
+        self._check_id(request.request_id)
+        ids = [f"{request.request_id}/{index}" for index in range(request.params.n)]
+        self._sequence_ids[request.request_id] = ids
+        self._outputs.add_request(
+            FrontRequest(
+                request_id=request.request_id,
+                sequence_ids=ids,
+                prompt=request.prompt.text,
+                prompt_token_ids=request.prompt.token_ids,
+                params=request.params,
+                lora_request=request.lora_request,
+            )
+        )
+        for sequence in self.requests.sequences(ids, request.prompt, request.params, adapter):
+            self.core.add(sequence)
+
+    def default_sampling_params(self) -> dict[str, Any]:
+        """Sampling parameters the model's makers recommend."""
+        return self.requests.default_sampling_params()
+
+    def shutdown(self) -> None:
+        """End the threads that load adapters."""
+        if self.materializer is not None:
+            self.materializer.shutdown()
+        if self._lora is not None:
+            self._lora.shutdown()
+
+    def _check_id(self, request_id: str) -> None:
+        if request_id in self._sequence_ids or request_id in self._loading:
+            raise InvalidRequestError(
+                f"Request id {request_id!r} is already in use; give each request its own.",
+                "request_id",
+            )
+
+    def _submit_loaded(self) -> list[RequestOutput]:
+        """Start the requests whose adapter has been read; end those whose adapter is unusable."""
+        done = [entry for entry in self._loading.values() if entry[1].done()]
+        failed = []
+        for request, future in done:
+            del self._loading[request.request_id]
+            error = future.exception()
+            if error is None:
+                self.submit(request, future.result())
+            else:
+                failed.append(failed_output(request, error))
+        return failed
+
+    def _wait_if_idle(self) -> None:
+        """Nothing was computed: all that is unfinished waits for adapters."""
+        if not self.core.scheduler.running:
+            self.core.wait_for_change(IDLE_WAIT)
+
+
+def failed_output(request: PreparedRequest, error: BaseException) -> RequestOutput:
+    """What a request ends with that never reached the core."""
+    completion = CompletionOutput(0, "", [], finish_reason="error", lora_request=request.lora_request)
+    return RequestOutput(
+        request_id=request.request_id,
+        prompt=request.prompt.text,
+        prompt_token_ids=request.prompt.token_ids,
+        outputs=[completion],
+        finished=True,
+        lora_request=request.lora_request,
+        error=error if isinstance(error, Exception) else RuntimeError(repr(error)),
+    )

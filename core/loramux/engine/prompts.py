@@ -1,0 +1,151 @@
+"""What a prompt may be, and how it becomes token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from loramux.errors import InvalidRequestError
+
+
+class TextPrompt(TypedDict):
+    """A prompt as text."""
+
+    prompt: str
+
+
+class TokensPrompt(TypedDict):
+    """A prompt as token ids."""
+
+    prompt_token_ids: list[int]
+
+
+class ChatPrompt(TypedDict):
+    """A conversation, rendered by the model's chat template with a generation prompt."""
+
+    messages: list[dict[str, Any]]
+
+
+Prompt = str | list[int] | TextPrompt | TokensPrompt | ChatPrompt
+
+KNOWN_KEYS = {"prompt", "prompt_token_ids", "messages"}
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """``text`` is None for a prompt that came as token ids."""
+
+    text: str | None
+    token_ids: list[int]
+
+
+@dataclass(frozen=True)
+class PromptProcessor:
+    """Tokenizes and checks prompts for one model."""
+
+    tokenizer: Tokenizer | None
+    max_model_len: int
+    vocab_size: int
+
+    def process(self, prompt: Prompt, *, add_special_tokens: bool = True) -> TokenizedPrompt:
+        """Turn a prompt into token ids the model can take.
+
+        Raises:
+            InvalidRequestError: it is malformed, empty or too long.
+        """
+        tokenized = self._tokenize(prompt, add_special_tokens)
+        self._check(tokenized.token_ids)
+        return tokenized
+
+    def _tokenize(self, prompt: Prompt, add_special_tokens: bool) -> TokenizedPrompt:
+        if isinstance(prompt, str):
+            return TokenizedPrompt(prompt, self._encode(prompt, add_special_tokens))
+        if isinstance(prompt, Sequence):
+            return TokenizedPrompt(None, _token_ids(prompt))
+        if not isinstance(prompt, Mapping):
+            raise InvalidRequestError(
+                f"A prompt must be text, token ids or a dict, got {type(prompt).__name__}.", "prompt"
+            )
+        return self._tokenize_mapping(prompt, add_special_tokens)
+
+    def _tokenize_mapping(
+        self, prompt: Mapping[str, Any], add_special_tokens: bool
+    ) -> TokenizedPrompt:
+        unknown = {key for key, value in prompt.items() if value is not None} - KNOWN_KEYS
+        if unknown:
+            raise InvalidRequestError(
+                f"{', '.join(sorted(unknown))} in a prompt is not supported; "
+                f"give one of {', '.join(sorted(KNOWN_KEYS))}.",
+                "prompt",
+            )
+        if "messages" in prompt:
+            prompt = self.encode_rendered(self.render_chat(prompt["messages"]))
+        if "prompt_token_ids" in prompt:
+            return TokenizedPrompt(prompt.get("prompt"), _token_ids(prompt["prompt_token_ids"]))
+        if not isinstance(prompt.get("prompt"), str):
+            raise InvalidRequestError("A dict prompt needs a text under 'prompt'.", "prompt")
+        return TokenizedPrompt(prompt["prompt"], self._encode(prompt["prompt"], add_special_tokens))
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The text of a conversation by the chat template; ``options`` are transformers'.
+
+        Raises:
+            InvalidRequestError: there is no template, or it refuses the messages.
+        """
+        tokenizer = self._require_tokenizer("a chat")
+        options = {"add_generation_prompt": True, **options}
+        try:
+            text = tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
+        except Exception as error:  # a template is code of the model's, and may raise anything
+            raise InvalidRequestError(
+                f"The model's chat template does not take these messages: {error}", "messages"
+            ) from error
+        assert isinstance(text, str)
+        return text
+
+    def encode_rendered(self, text: str) -> dict[str, Any]:
+        """A prompt of rendered chat text, whose template has put the special tokens in."""
+        return {"prompt": text, "prompt_token_ids": self._encode(text, add_special_tokens=False)}
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        tokenizer = self._require_tokenizer("a text prompt")
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return ids
+
+    def _require_tokenizer(self, what: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise InvalidRequestError(
+                f"{what.capitalize()} needs a tokenizer, and this engine was started without one "
+                "(skip_tokenizer_init); give prompt_token_ids.",
+                "prompt",
+            )
+        return self.tokenizer
+
+    def _check(self, token_ids: list[int]) -> None:
+        if not token_ids:
+            raise InvalidRequestError("The prompt is empty; give at least one token.", "prompt")
+        if len(token_ids) >= self.max_model_len:
+            raise InvalidRequestError(
+                f"The prompt has {len(token_ids)} tokens, and this model takes at most "
+                f"{self.max_model_len} for prompt and output together; shorten the prompt.",
+                "prompt",
+            )
+        largest = max(token_ids)
+        if largest >= self.vocab_size or min(token_ids) < 0:
+            wrong = largest if largest >= self.vocab_size else min(token_ids)
+            raise InvalidRequestError(
+                f"Token id {wrong} is outside the vocabulary of {self.vocab_size} tokens; "
+                "tokenize the prompt with this model's tokenizer.",
+                "prompt",
+            )
+
+
+def _token_ids(value: Any) -> list[int]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise InvalidRequestError("prompt_token_ids must be a list of integers.", "prompt")
+    if any(type(token_id) is not int for token_id in value):
+        raise InvalidRequestError("prompt_token_ids must hold integers only.", "prompt")
+    return list(value)

@@ -1,0 +1,146 @@
+"""Offline inference: all prompts in, all completions out, in the order given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from loramux.engine.args import EngineArgs
+from loramux.engine.llm_engine import LLMEngine
+from loramux.engine.prompts import Prompt
+from loramux.errors import InvalidRequestError
+from loramux.lora.request import LoRARequest
+from loramux.outputs import RequestOutput
+from loramux.sampling_params import RequestOutputKind, SamplingParams
+
+Message = dict[str, Any]
+Value = TypeVar("Value")
+
+
+class LLM:
+    """A model with any number of LoRA adapters, for work that needs no server.
+
+    Args:
+        model: directory or Hugging Face id of the base model.
+        engine_args: everything else that ``EngineArgs`` takes, e.g. ``enable_lora=True``.
+
+    Raises:
+        InvalidRequestError: the model or the arguments do not fit.
+    """
+
+    def __init__(self, model: str, **engine_args: Any) -> None:
+        self.llm_engine = LLMEngine.from_engine_args(EngineArgs(model=model, **engine_args))
+        self._ids = count()
+
+    def get_tokenizer(self) -> Any:
+        return self.llm_engine.tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the model's makers recommend."""
+        return SamplingParams(**self.llm_engine.default_sampling_params())
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Complete prompts, together as far as ``max_num_seqs`` and ``max_loras`` allow.
+
+        Args:
+            prompts: one or many; each is text, ``{"prompt_token_ids": [...]}`` or
+                ``{"messages": [...]}``.
+            sampling_params: one for all, or one each.
+            lora_request: one adapter for all, or one (or None, the base model) each.
+            use_tqdm: show a progress bar.
+
+        Returns:
+            One output for each prompt, in the order of the prompts.
+
+        Raises:
+            InvalidRequestError: a prompt or parameter is wrong.
+            AdapterError: an adapter cannot be used; nothing goes on running.
+        """
+        all_prompts = _as_list(prompts)
+        params = sampling_params or self.get_default_sampling_params()
+        all_params = _one_each(params, len(all_prompts), "sampling_params")
+        all_lora = _one_each(lora_request, len(all_prompts), "lora_request")
+        ids = [str(next(self._ids)) for _ in all_prompts]
+        try:
+            for arguments in zip(ids, all_prompts, all_params, all_lora, strict=True):
+                self._add(*arguments)
+            return self._run(ids, use_tqdm)
+        except BaseException:
+            self.llm_engine.abort_request(ids)
+            raise
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
+        use_tqdm: bool = True,
+        **template_options: Any,
+    ) -> list[RequestOutput]:
+        """Answer one conversation or many; ``template_options`` go to the chat template.
+
+        See ``generate`` for the other arguments, the result and what is raised.
+        """
+        conversations = [messages] if isinstance(messages[0], dict) else messages
+        render = self.llm_engine.requests.prompts.render_chat
+        encode = self.llm_engine.requests.prompts.encode_rendered
+        prompts: list[Prompt] = [
+            encode(render(conversation, **template_options)) for conversation in conversations
+        ]
+        return self.generate(
+            prompts, sampling_params, lora_request=lora_request, use_tqdm=use_tqdm
+        )
+
+    def shutdown(self) -> None:
+        """End the threads that load adapters."""
+        self.llm_engine.shutdown()
+
+    def _add(
+        self, request_id: str, prompt: Prompt, params: SamplingParams, lora: LoRARequest | None
+    ) -> None:
+        if params.output_kind is not RequestOutputKind.FINAL_ONLY:
+            params = params.with_output_kind(RequestOutputKind.FINAL_ONLY)
+        self.llm_engine.add_request(request_id, prompt, params, lora)
+
+    def _run(self, ids: list[str], use_tqdm: bool) -> list[RequestOutput]:
+        finished: dict[str, RequestOutput] = {}
+        with tqdm(total=len(ids), desc="Processed prompts", disable=not use_tqdm) as progress:
+            num_tokens = 0
+            while len(finished) < len(ids):
+                for output in self.llm_engine.step():
+                    if output.error is not None:
+                        raise output.error
+                    finished[output.request_id] = output
+                    num_tokens += sum(len(one.token_ids) for one in output.outputs)
+                    progress.update()
+                    progress.set_postfix_str(f"{num_tokens} tokens")
+        return [finished[request_id] for request_id in ids]
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, (str, dict)):
+        return [prompts]
+    if prompts and isinstance(prompts[0], int):
+        return [list(prompts)]  # type: ignore[arg-type]
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def _one_each(value: Value | Sequence[Value], count: int, name: str) -> list[Value]:
+    if not isinstance(value, (list, tuple)):
+        return [value] * count  # type: ignore[list-item]
+    if len(value) != count:
+        raise InvalidRequestError(
+            f"{name} has {len(value)} entries for {count} prompts; give one, or one each.", name
+        )
+    return list(value)

@@ -1,0 +1,78 @@
+"""What one engine needs to run adapters on its model: sites, device pool, stack and layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from torch import nn
+
+from loramux.lora.adapter import Adapter
+from loramux.lora.device_pool import DevicePool, ResidentAdapter
+from loramux.lora.layers import LoRALayers
+from loramux.lora.plan import LoRAPlan, RowSpan, can_be_grouped, plan_rows
+from loramux.lora.site import LoRASite
+from loramux.lora.stack import AdapterStack
+from loramux.lora.weights import AdapterWeights
+
+RESIDENT_PER_RUNNING = 2
+"""Places on the device for each adapter that may run, so that the next ones can arrive early."""
+
+AdapterRows = tuple[Adapter | None, int, int]
+"""An adapter, or None for the base model, and its rows from start to stop."""
+
+
+class LoRARuntime:
+    """Adapters applied to one model; made once, when the engine starts."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: dict[str, LoRASite],
+        max_loras: int,
+        fetch_weights: Callable[[Adapter], AdapterWeights],
+    ) -> None:
+        parameter = next(model.parameters())
+        self._device = parameter.device
+        self.pool = DevicePool(
+            fetch_weights, parameter.device, parameter.dtype, RESIDENT_PER_RUNNING * max_loras
+        )
+        self._stack = AdapterStack(sites, parameter.device, parameter.dtype)
+        self._layers = LoRALayers(model, sites, self._stack)
+
+    def running(
+        self, tokens: Sequence[AdapterRows], samples: Sequence[AdapterRows]
+    ) -> AbstractContextManager[None]:
+        """Apply adapters during one forward pass.
+
+        Args:
+            tokens: adapters of all rows of the batch, in order.
+            samples: adapters of the rows whose logits are computed, in order.
+        """
+        token_spans = self._spans(tokens)
+        adapters = dict.fromkeys(span.adapter for span in token_spans)
+        self._stack.assign([adapter for adapter in adapters if can_be_grouped(adapter)])
+        return self._layers.running(
+            self._plan(token_spans, tokens), self._plan(self._spans(samples), samples)
+        )
+
+    def _plan(self, spans: list[RowSpan], rows: Sequence[AdapterRows]) -> LoRAPlan | None:
+        num_rows = rows[-1][2] if rows else 0
+        return plan_rows(spans, num_rows, self._stack, self._device)
+
+    def _spans(self, rows: Sequence[AdapterRows]) -> list[RowSpan]:
+        return [
+            RowSpan(self._resident(adapter), start, stop)
+            for adapter, start, stop in rows
+            if adapter is not None
+        ]
+
+    def _resident(self, adapter: Adapter) -> ResidentAdapter:
+        resident = self.pool.get(adapter)
+        assert resident is not None, "the scheduler runs resident adapters only"
+        return resident
+
+    def shutdown(self) -> None:
+        self.pool.shutdown()
+
+
