@@ -13,9 +13,7 @@ def test_text_usage_and_finish_reason(server: RunningServer) -> None:
     assert answer.object == "text_completion"
     assert answer.id.startswith("cmpl-")
     assert answer.model == "base"
-    assert [(c.index, c.text, c.finish_reason) for c in answer.choices] == [
-        (0, "abcab", "length")
-    ]
+    assert [(c.index, c.text, c.finish_reason) for c in answer.choices] == [(0, "abcab", "length")]
     assert answer.usage.prompt_tokens == 3
     assert answer.usage.completion_tokens == 5
     assert answer.usage.total_tokens == 8
@@ -133,9 +131,7 @@ def test_logprob_offsets_go_on_through_a_stream(server: RunningServer) -> None:
 
 
 def test_minus_infinity_has_a_number_in_json(server: RunningServer) -> None:
-    answer = server.openai().completions.create(
-        model="base", prompt="ab", max_tokens=1, logprobs=3
-    )
+    answer = server.openai().completions.create(model="base", prompt="ab", max_tokens=1, logprobs=3)
     assert min(answer.choices[0].logprobs.top_logprobs[0].values()) == -9999.0
 
 

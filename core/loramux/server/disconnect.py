@@ -7,26 +7,23 @@ from collections.abc import Coroutine
 from typing import TypeVar
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 Result = TypeVar("Result")
-
-
-class ClientGoneError(Exception):
-    """The client closed the connection before its answer was ready."""
 
 
 async def while_connected(request: Request, work: Coroutine[None, None, Result]) -> Result:
     """Await ``work``; cancel it when the client goes.
 
     Raises:
-        ClientGoneError: the client has gone, and ``work`` has ended.
+        ClientDisconnect: the client has gone, and ``work`` has ended.
     """
     task = asyncio.create_task(work)
     watcher = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGoneError
+            raise ClientDisconnect
         return task.result()
     finally:
         task.cancel()

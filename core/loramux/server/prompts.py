@@ -55,7 +55,17 @@ class TokenizerThreads:
         return await self.run(lambda tokenizer: encode(tokenizer, text, add_special_tokens))
 
     async def decode(self, token_ids: Sequence[int]) -> str:
-        return await self.run(lambda tokenizer: str(tokenizer.decode(token_ids)))
+        """Text of token ids, special tokens included.
+
+        Raises:
+            InvalidRequestError: one of them cannot be a token id.
+        """
+        try:
+            return await self.run(lambda tokenizer: str(tokenizer.decode(token_ids)))
+        except OverflowError as error:
+            raise InvalidRequestError(
+                "Token ids must be integers from 0 to the size of the vocabulary.", "prompt"
+            ) from error
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -8,9 +8,9 @@ import uuid
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from loramux.server.disconnect import ClientGoneError
 from loramux.server.errors import unexpected_error
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class RequestIdMiddleware:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except ClientGoneError:
+        except ClientDisconnect:
             log.debug("the client of request %s has gone", request_id)
         except Exception:
             log.exception("request %s failed", request_id)

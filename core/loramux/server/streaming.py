@@ -45,7 +45,7 @@ async def answer_whole(
 
     Raises:
         LoramuxError: the request cannot be served.
-        ClientGoneError: nobody waits for the answer any more.
+        ClientDisconnect: nobody waits for the answer any more.
     """
     outputs = await while_connected(request, generation.collect(server.engine))
     headers = generation.model.headers_for(outputs[0].adapter_digest)
@@ -62,7 +62,7 @@ async def answer_streaming(
 
     Raises:
         LoramuxError: the request cannot be served.
-        ClientGoneError: nobody waits for the answer any more.
+        ClientDisconnect: nobody waits for the answer any more.
     """
     start = StartedStream.start(generation.outputs(server.engine))
     stream = await while_connected(request, start)

@@ -1,0 +1,94 @@
+"""API keys: everything but two paths needs one, and resolvers learn which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from openai import AuthenticationError
+
+from loramux.lora.request import LoRARequest
+from loramux.lora.resolver import LoRAResolver, ResolveContext
+from loramux.server.authentication import fingerprint
+from tests.server.conftest import state_around
+from tests.server.fake_engine import FakeEngine
+from tests.server.running_server import RunningServer, running
+
+
+class PrivateResolver(LoRAResolver):
+    """Has one adapter, and it is Alice's."""
+
+    async def resolve_lora(
+        self, base_model_name: str, lora_name: str, context: ResolveContext | None = None
+    ) -> LoRARequest | None:
+        if context is None or context.caller != fingerprint("alice-key"):
+            return None
+        return LoRARequest(lora_name, 1, "/private") if lora_name == "private" else None
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    keys = ("alice-key", "böb-key")
+    state = state_around(FakeEngine(), PrivateResolver(), api_keys=keys, allow_runtime_updates=True)
+    with running(state) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/adapters"),
+        ("POST", "/v1/completions"),
+        ("POST", "/v1/load_lora_adapter"),
+        ("POST", "/v1/unload_lora_adapter"),
+        ("POST", "/generate"),
+        ("POST", "/tokenize"),
+        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
+        ("GET", "/nowhere"),
+        ("GET", "//health"),
+        ("OPTIONS", "/v1/models"),
+    ],
+)
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer wrong", "Basic alice-key", "alice-key", "Bearer"]
+)
+def test_nothing_else_is_open(
+    server: RunningServer, method: str, path: str, authorization: str | None
+) -> None:
+    headers = {"authorization": authorization} if authorization else {}
+    with server.http() as client:
+        response = client.request(method, server.url + path, headers=headers)
+    assert response.status_code == 401
+    assert response.json()["error"]["type"] == "AuthenticationError"
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.headers["x-request-id"]
+
+
+def test_health_and_version_are_open(server: RunningServer) -> None:
+    with server.http() as client:
+        assert client.get("/health").status_code == 200
+        assert client.get("/version").status_code == 200
+
+
+def test_the_official_client_sends_the_key(server: RunningServer) -> None:
+    assert server.openai(api_key="alice-key").models.list().data
+    with pytest.raises(AuthenticationError):
+        server.openai(api_key="wrong").models.list()
+
+
+def test_what_one_caller_found_stays_with_that_caller(server: RunningServer) -> None:
+    def ask(key: str) -> int:
+        with server.http(headers={"authorization": f"Bearer {key}".encode()}) as client:
+            body = {"model": "private", "prompt": "ab", "max_tokens": 1}
+            return client.post("/v1/completions", json=body).status_code
+
+    def models(key: str) -> list[str]:
+        with server.http(headers={"authorization": f"Bearer {key}".encode()}) as client:
+            return [card["id"] for card in client.get("/v1/models").json()["data"]]
+
+    assert ask("alice-key") == 200
+    assert ask("böb-key") == 404
+    assert "private" in models("alice-key")
+    assert "private" not in models("böb-key")

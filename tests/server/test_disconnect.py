@@ -1,0 +1,76 @@
+"""Clients that go away: what they asked for is freed, whenever they go."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import httpx
+import pytest
+
+from tests.server.running_server import RunningServer, wait_until
+
+
+def raw_request(server: RunningServer, body: dict) -> socket.socket:
+    url = httpx.URL(server.url)
+    content = json.dumps(body).encode()
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nhost: {url.host}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    )
+    connection = socket.create_connection((url.host, url.port))
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+@pytest.mark.parametrize("prompt", ["ab", ["ab", "cd", "ef"]])
+@pytest.mark.parametrize("stream", [False, True])
+def test_leaving_while_tokens_come(
+    server: RunningServer, prompt: str | list[str], stream: bool
+) -> None:
+    server.engine.token_seconds = 0.02
+    body = {"prompt": prompt, "max_tokens": 200, "stream": stream}
+    connection = raw_request(server, body)
+    if stream:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+    else:
+        wait_until(lambda: server.engine.running)
+    connection.close()
+    started = time.monotonic()
+    wait_until(lambda: not server.engine.running)
+    assert time.monotonic() - started < 2
+    assert len(server.engine.served) == (1 if prompt == "ab" else 3)
+
+
+def test_leaving_before_the_first_token(server: RunningServer) -> None:
+    server.engine.token_seconds = 10
+    connection = raw_request(server, {"prompt": "ab", "stream": True})
+    wait_until(lambda: server.engine.running)
+    connection.close()
+    wait_until(lambda: not server.engine.running)
+
+
+def test_an_openai_stream_that_is_closed_early(server: RunningServer) -> None:
+    server.engine.token_seconds = 0.02
+    client = server.openai()
+    stream = client.completions.create(model="base", prompt="ab", max_tokens=200, stream=True)
+    next(iter(stream))
+    stream.close()
+    wait_until(lambda: not server.engine.running)
+
+
+def test_leaving_in_the_middle_of_the_body_is_no_error(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = httpx.URL(server.url)
+    connection = socket.create_connection((url.host, url.port))
+    connection.sendall(
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: 1000\r\n\r\n{"
+    )
+    time.sleep(0.1)
+    connection.close()
+    with server.http() as client:
+        assert client.post("/v1/completions", json={"prompt": "ab"}).status_code == 200
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

@@ -1,0 +1,305 @@
+"""Every way a request can go wrong, and the one answer it gets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from openai import InternalServerError, NotFoundError, RateLimitError
+
+from loramux.errors import (
+    AdapterRefusedError,
+    AdapterUnavailableError,
+    EngineBusyError,
+    EngineDeadError,
+    InvalidRequestError,
+)
+from tests.server.fake_engine import MAX_MODEL_LEN
+from tests.server.running_server import RunningServer
+
+PROMPT = {"prompt": "ab"}
+
+
+def post(server: RunningServer, body: Any, path: str = "/v1/completions", **settings: Any) -> Any:
+    with server.http() as client:
+        kind = {"content": body} if isinstance(body, bytes) else {"json": body}
+        return client.post(path, **kind, **settings)
+
+
+def check_error(response: httpx.Response, status: int, kind: str, says: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["type"] == kind
+    assert error["code"] == status
+    assert says in error["message"]
+    assert "\n" not in error["message"]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        ({}, "prompt", "Field required"),
+        ({"prompt": None}, "prompt", "Field required"),
+        ({"prompt": []}, "prompt", "must not be empty"),
+        ({"prompt": {"a": 1}}, "prompt", "prompt must be a string"),
+        ({"prompt": ["a", 1]}, "prompt", "prompt must be a string"),
+        ({"prompt": [[]]}, "prompt", "prompt must be a string"),
+        ({"prompt": [True]}, "prompt", "prompt must be a string"),
+        ({"prompt": ["a"] * 1025}, "prompt", "1025 prompts"),
+        ({"prompt": [-1], "echo": True}, "prompt", "Token ids must be"),
+        ({"prompt": "ab", "temperature": "warm"}, "temperature", "number"),
+        ({"prompt": "ab", "temperature": -1}, "temperature", "between 0 and 2"),
+        ({"prompt": "ab", "top_p": 0}, "top_p", "above 0"),
+        ({"prompt": "ab", "max_tokens": 0}, "max_tokens", "at least 1"),
+        ({"prompt": "ab", "max_tokens": -3}, "max_tokens", "greater than or equal to 0"),
+        ({"prompt": "ab", "n": 0}, "n", "between 1 and 128"),
+        ({"prompt": "ab", "logprobs": 21}, "logprobs", "less than or equal to 20"),
+        ({"prompt": "ab", "logit_bias": {"x": 1}}, "logit_bias.x.[key]", "integer"),
+        ({"prompt": "ab", "stream_options": {}}, None, "stream_options can only be given"),
+        ({"prompt": "ab", "best_of": 2}, "best_of", "'best_of' is not supported"),
+        ({"prompt": "ab", "suffix": "."}, "suffix", "'suffix' is not supported"),
+        ({"prompt": "ab", "guided_json": {}}, "guided_json", "'guided_json' is not supported"),
+        (
+            {"prompt": "ab", "response_format": {"type": "json_object"}},
+            "response_format",
+            "'response_format' is not supported",
+        ),
+        ({"prompt": "ab", "use_beam_search": True}, "use_beam_search", "not supported"),
+    ],
+)
+def test_invalid_fields(
+    server: RunningServer, body: dict[str, Any], param: str | None, says: str
+) -> None:
+    error = check_error(post(server, body), 400, "BadRequestError", says)
+    assert error["param"] == param
+    assert server.engine.served == []
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"tools": [{"type": "function"}]},
+        {"tool_choice": "auto"},
+        {"response_format": {"type": "json_schema"}},
+        {"functions": [{}]},
+        {"modalities": ["audio"]},
+        {"reasoning_effort": "high"},
+        {"store": True},
+        {"chat_template": "{{ messages }}"},
+    ],
+)
+def test_chat_fields_that_cannot_be_honoured(server: RunningServer, field: dict[str, Any]) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], **field}
+    error = check_error(
+        post(server, body, "/v1/chat/completions"), 400, "BadRequestError", "not supported"
+    )
+    assert error["param"] == next(iter(field))
+
+
+def test_fields_that_change_nothing_are_let_through(server: RunningServer) -> None:
+    neutral = {
+        "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "store": False,
+        "parallel_tool_calls": True, "user": "me", "metadata": {"a": "b"}, "unheard_of": 1,
+        "modalities": ["text"], "service_tier": "auto", "priority": 0, "max_tokens": 2,
+    }  # fmt: skip
+    body = {"messages": [{"role": "user", "content": "x"}], **neutral}
+    assert post(server, body, "/v1/chat/completions").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"[1]", "must be a JSON object"),
+        (b"\xff", "not valid JSON"),
+        (b'{"temperature": NaN, "prompt": "a"}', "NaN is not a JSON number"),
+        (b'{"prompt": "\\ud800"}', "not valid JSON"),
+        (b"[" * 60_000, "nested too deeply"),
+        (b'{"max_tokens": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    ],
+)
+def test_malformed_bodies(server: RunningServer, content: bytes, says: str) -> None:
+    headers = {"content-type": "application/json"}
+    check_error(post(server, content, headers=headers), 400, "BadRequestError", says)
+
+
+def test_other_content_types_are_refused(server: RunningServer) -> None:
+    response = post(server, b"{}", headers={"content-type": "text/plain"})
+    check_error(response, 400, "BadRequestError", "Unsupported Media Type")
+
+
+def test_a_body_over_the_limit(server: RunningServer) -> None:
+    limit = server.state.max_body_bytes
+    announced = post(server, {"prompt": "a" * limit})
+    check_error(announced, 413, "RequestTooLargeError", str(limit))
+
+    def pieces() -> Any:
+        for _ in range(limit // 1024 + 2):
+            yield b" " * 1024
+
+    with server.http() as client:
+        headers = {"content-type": "application/json"}
+        chunked = client.post("/v1/completions", content=pieces(), headers=headers)
+    check_error(chunked, 413, "RequestTooLargeError", str(limit))
+
+
+def test_too_long_for_the_model_names_both_numbers(server: RunningServer) -> None:
+    both = post(server, {"prompt": "a" * 200, "max_tokens": 100})
+    error = check_error(both, 400, "BadRequestError", "200 in the prompt and 100 to generate")
+    assert str(MAX_MODEL_LEN) in error["message"]
+    alone = post(server, {"prompt": "a" * MAX_MODEL_LEN})
+    check_error(alone, 400, "BadRequestError", f"the prompt alone has {MAX_MODEL_LEN}")
+
+
+def test_unknown_model_in_vllms_words(server: RunningServer) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        server.openai().completions.create(model="nobody", prompt="ab")
+    assert caught.value.body["message"] == "The model `nobody` does not exist."
+    assert caught.value.body["param"] == "model"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "x" * 5000, "../../etc"])
+def test_names_that_no_model_can_have(server: RunningServer, name: str) -> None:
+    error = post(server, {"prompt": "ab", "model": name})
+    assert error.status_code == 404
+    assert len(error.json()["error"]["message"]) < 400
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "retry"),
+    [
+        (InvalidRequestError("no such thing.", "prompt"), 400, "BadRequestError", None),
+        (AdapterRefusedError("rank 99."), 400, "BadRequestError", None),
+        (AdapterUnavailableError("no answer."), 503, "ServiceUnavailableError", "1"),
+        (EngineBusyError("queue full."), 429, "RateLimitError", "1"),
+        (EngineDeadError("it has ended."), 500, "InternalServerError", None),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_engine_raises_at_once(
+    server: RunningServer,
+    error: Exception,
+    status: int,
+    kind: str,
+    retry: str | None,
+    stream: bool,
+) -> None:
+    server.engine.failures["ab"] = error
+    response = post(server, {**PROMPT, "stream": stream})
+    check_error(response, status, kind, str(error))
+    assert response.headers.get("retry-after") == retry
+    assert server.engine.running == set()
+
+
+def test_the_official_client_reads_the_statuses(server: RunningServer) -> None:
+    client = server.openai().completions
+    server.engine.failures = {"ab": EngineBusyError("full."), "cd": EngineDeadError("ended.")}
+    with pytest.raises(RateLimitError):
+        client.create(model="base", prompt="ab")
+    with pytest.raises(InternalServerError):
+        client.create(model="base", prompt="cd", stream=True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_nobody_foresaw_stays_inside(
+    server: RunningServer, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.engine.failures["ab"] = ZeroDivisionError("secret /path")
+    headers = {"x-request-id": "trace-me"}
+    response = post(server, {**PROMPT, "stream": stream}, headers=headers)
+    error = check_error(response, 500, "InternalServerError", "trace-me")
+    assert "secret" not in error["message"]
+    assert response.headers["x-request-id"] == "trace-me"
+    assert any("trace-me" in record.getMessage() for record in caplog.records)
+    assert "secret /path" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (EngineDeadError("it has ended."), "InternalServerError"),
+        (ZeroDivisionError("secret"), "InternalServerError"),
+    ],
+)
+def test_an_error_in_the_middle_of_a_stream(
+    server: RunningServer, failure: Exception, kind: str
+) -> None:
+    server.engine.failures["ab"] = failure
+    server.engine.fails_after = 2
+    response = post(server, {**PROMPT, "stream": True})
+    assert response.status_code == 200
+    events = [line[6:] for line in response.text.split("\n\n") if line]
+    assert events[-1] == "[DONE]"
+    error = json.loads(events[-2])["error"]
+    assert error["type"] == kind
+    assert "secret" not in error["message"]
+    assert len(events) == 4
+    assert server.engine.running == set()
+
+
+def test_one_failing_prompt_of_several_frees_the_others(server: RunningServer) -> None:
+    server.engine.failures["ab"] = EngineBusyError("full.")
+    server.engine.token_seconds = 0.01
+    response = post(server, {"prompt": ["ab", "cd", "ef"], "max_tokens": 100})
+    check_error(response, 429, "RateLimitError", "full.")
+    assert server.engine.running == set()
+    assert len(server.engine.served) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "says"),
+    [
+        ("GET", "/nowhere", 404, "There is no GET /nowhere"),
+        ("GET", "/v1/completions", 405, "use POST"),
+        ("DELETE", "/v1/models", 405, "use GET"),
+        ("GET", "/v1/models/nobody", 404, "The model `nobody` does not exist."),
+    ],
+)
+def test_routes(server: RunningServer, method: str, path: str, status: int, says: str) -> None:
+    with server.http() as client:
+        response = client.request(method, path)
+    kind = "MethodNotAllowedError" if status == 405 else "NotFoundError"
+    check_error(response, status, kind, says)
+
+
+def test_health_and_version(server: RunningServer) -> None:
+    with server.http() as client:
+        assert client.get("/health").status_code == 200
+        assert client.get("/version").json()["version"]
+        server.engine.is_dead = True
+        check_error(client.get("/health"), 503, "ServiceUnavailableError", "has ended")
+
+
+def test_request_ids(server: RunningServer) -> None:
+    with server.http() as client:
+        given = client.get("/version", headers={"x-request-id": "abc-1"})
+        made = [client.get("/version").headers["x-request-id"] for _ in range(2)]
+        strange = client.get("/version", headers={"x-request-id": "a b"})
+        missing = client.get("/nowhere")
+    assert given.headers["x-request-id"] == "abc-1"
+    assert made[0] != made[1]
+    assert strange.headers["x-request-id"] != "a b"
+    assert missing.headers["x-request-id"]
+    answer = post(server, PROMPT, headers={"x-request-id": "abc-1"})
+    assert answer.json()["id"] == "cmpl-abc-1"
+
+
+def test_one_request_id_twice_at_the_same_time(server: RunningServer) -> None:
+    for _ in range(2):
+        answer = post(server, PROMPT, headers={"x-request-id": "same"})
+        assert answer.status_code == 200
+    assert len(set(server.engine.served)) == 2
+
+
+def test_the_api_is_documented(server: RunningServer) -> None:
+    with server.http() as client:
+        document = client.get("/openapi.json").json()
+    content = document["paths"]["/v1/completions"]["post"]["requestBody"]["content"]
+    fields = content["application/json"]["schema"]["properties"]
+    assert {"prompt", "top_k", "stream_options"} <= fields.keys()
+    assert "$ref" not in json.dumps(content)
