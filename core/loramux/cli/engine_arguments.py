@@ -9,41 +9,12 @@ from typing import Any, get_args, get_type_hints
 
 from loramux.engine.args import EngineArgs
 
-GROUPS = {
-    "model": (
-        "tokenizer",
-        "skip_tokenizer_init",
-        "served_model_name",
-        "revision",
-        "trust_remote_code",
-        "load_format",
-        "dtype",
-        "device",
-        "seed",
-        "max_model_len",
-        "generation_config",
-    ),
-    "memory and batching": (
-        "block_size",
-        "gpu_memory_utilization",
-        "kv_cache_memory_bytes",
-        "num_gpu_blocks_override",
-        "enable_prefix_caching",
-        "max_num_seqs",
-        "max_num_batched_tokens",
-    ),
-    "adapters": (
-        "enable_lora",
-        "max_loras",
-        "max_lora_rank",
-        "max_cpu_loras",
-        "lora_dtype",
-        "verify_lora_base",
-    ),
+HEADINGS = {
+    "tokenizer": "model",
+    "block_size": "memory and batching",
+    "enable_lora": "adapters",
 }
-"""How ``--help`` orders the flags. A field that no group names is shown under the last heading."""
-
-OTHERS = "more engine arguments"
+"""The field at which each part of ``--help`` begins; it goes on to the next one's first field."""
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +22,11 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_tag", nargs="?", metavar="MODEL", help=_help(_specs()["model"]))
     parser.add_argument("--model", metavar="MODEL", help=argparse.SUPPRESS)
     hints = get_type_hints(EngineArgs)
-    for title, names in _grouped().items():
-        group = parser.add_argument_group(title)
-        for name in names:
-            spec = _specs()[name]
-            group.add_argument(_flag(name), dest=name, **_settings(spec, hints[name]))
+    group: argparse._ActionsContainer = parser
+    for name, spec in _flagged().items():
+        if name in HEADINGS:
+            group = parser.add_argument_group(HEADINGS[name])
+        group.add_argument(_flag(name), dest=name, **_settings(spec, hints[name]))
 
 
 def engine_args_from(
@@ -74,19 +45,21 @@ def engine_args_from(
     given = [name for name in (arguments.model_tag, arguments.model) if name is not None]
     if len(given) != 1:
         parser_error("give exactly one MODEL: a directory or a Hugging Face id")
-    names = [name for names in _grouped().values() for name in names]
-    values = {name: getattr(arguments, name) for name in names}
+    values = {name: getattr(arguments, name) for name in _flagged()}
     return EngineArgs(model=given[0], **{**values, **changes})
 
 
 def _specs() -> dict[str, Field[Any]]:
-    return {spec.name: spec for spec in fields(EngineArgs) if spec.metadata.get("cli", True)}
+    return {spec.name: spec for spec in fields(EngineArgs)}
 
 
-def _grouped() -> dict[str, tuple[str, ...]]:
-    named = {name for names in GROUPS.values() for name in names} | {"model"}
-    others = tuple(name for name in _specs() if name not in named)
-    return {**GROUPS, OTHERS: others} if others else GROUPS
+def _flagged() -> dict[str, Field[Any]]:
+    """The fields that have a flag."""
+    return {
+        name: spec
+        for name, spec in _specs().items()
+        if spec.metadata.get("cli", True) and not spec.metadata.get("positional")
+    }
 
 
 def _flag(name: str) -> str:

@@ -1,0 +1,97 @@
+"""The command itself: help, speed, and how a command line that makes no sense is answered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from loramux.cli import COMMANDS, main
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, time; started = time.process_time()\n"
+        "from loramux.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'transformers', 'fastapi', 'uvicorn', 'pydantic'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+        "assert time.process_time() - started < 0.3\n"
+    )
+    result = run("-c", code)
+    assert result.returncode == 0, result.stderr
+    for command, purpose in COMMANDS.items():
+        assert command in result.stdout
+        assert purpose in result.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "generate"])
+def test_help_of_a_command_imports_no_torch(command: str) -> None:
+    code = (
+        "import sys\nfrom loramux.cli import main\n"
+        f"try: main([{command!r}, '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'transformers', 'fastapi'} & sys.modules.keys()\n"
+    )
+    result = run("-c", code)
+    assert result.returncode == 0, result.stderr
+    assert "--max-lora-rank" in result.stdout
+    for heading in ("model:", "memory and batching:", "adapters:"):
+        assert heading in result.stdout
+
+
+def test_module_and_version() -> None:
+    started = time.monotonic()
+    result = run("-m", "loramux", "--version")
+    assert result.stdout.startswith("loramux ")
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "COMMAND"),
+        (["sing"], "invalid choice: 'sing'"),
+        (["serve"], "give exactly one MODEL"),
+        (["serve", "a", "--model", "b"], "give exactly one MODEL"),
+        (["serve", "m", "--max-lora", "1"], "unrecognized arguments: --max-lora"),
+        (["serve", "m", "--dtype", "int8"], "invalid choice: 'int8'"),
+    ],
+)
+def test_command_lines_that_make_no_sense(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--max-loras", "0"], "max_loras must be at least 1, got 0."),
+        (["--max_loras=4", "--max_cpu_loras", "2"], "max_cpu_loras (2) must be at least"),
+        (["--lora-modules", "nothing"], "takes name=path or a JSON object"),
+        (["--lora-modules", "{x"], "Invalid JSON format for --lora-modules"),
+        (["--lora-modules", json.dumps({"name": "a"})], "Invalid fields for --lora-modules"),
+    ],
+)
+def test_values_that_are_out_of_range(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "m", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("loramux serve: ")
+    assert says in error
+    assert error.count("\n") == 1
