@@ -56,6 +56,7 @@ def pair_tensors(
         else:
             halves.append(_Half(key, name, tensor))
     _check_base_copies(others, base_parameter)
+    _check_one_adapter(halves)
     _check_layers(halves, targets, sites)
     pairs = _pairs(halves, targets)
     # Views keep the whole file in memory: wasteful only where it holds more than the pairs.
@@ -99,6 +100,16 @@ def _equal_as_loaded(copy: torch.Tensor, base: torch.Tensor) -> bool:
     return all(torch.equal(mine.to(base.dtype), theirs.cpu()) for mine, theirs in chunks)
 
 
+def _check_one_adapter(halves: Iterable[_Half]) -> None:
+    """Refuse a file whose tensors are named for several adapters."""
+    keys = {half.name.adapter: half.key for half in halves}
+    if len(keys) > 1:
+        raise AdapterRefusedError(
+            f"the tensors belong to several adapters, as {first_of(keys.values())} show; "
+            "save each adapter in a directory of its own."
+        )
+
+
 def _check_layers(
     halves: Iterable[_Half], targets: Mapping[str, Target], sites: Mapping[str, LoRASite]
 ) -> None:
@@ -124,7 +135,7 @@ def _pairs(halves: Iterable[_Half], targets: Mapping[str, Target]) -> dict[str, 
         if twin is not half:
             raise AdapterRefusedError(
                 f"tensors {shown(twin.key)} and {shown(half.key)} are the same half of one layer; "
-                "save each adapter in a directory of its own."
+                "save the adapter again."
             )
     missing = [
         f"{layer} ({half})" for layer in targets for half in "AB" if (layer, half) not in found
@@ -144,11 +155,6 @@ def _pair(target: Target, a: _Half, b: _Half) -> LowRankPair:
     site = target.site
     _check_half(a, site, (target.rank, site.in_features))
     _check_half(b, site, (site.out_features, target.rank))
-    if a.name.adapter != b.name.adapter:
-        raise AdapterRefusedError(
-            f"tensors {shown(a.key)} and {shown(b.key)} belong to different adapters; "
-            "save each adapter in a directory of its own."
-        )
     return LowRankPair(a.tensor, b.tensor, target.scaling)
 
 
