@@ -157,7 +157,13 @@ def test_frequency_presence_and_bias_follow_their_definitions(device: str):
     logits = random_logits(2, VOCAB, device=device)
     rows = [
         make_row([1, 2], [3, 3, 4], frequency_penalty=0.5, presence_penalty=-0.25),
-        make_row([1], [1], logit_bias={9: 5.0, 10: -100.0}, repetition_penalty=2.0),
+        make_row(
+            [1, 2],
+            [1],
+            logit_bias={9: 5.0, 10: -100.0},
+            repetition_penalty=2.0,
+            presence_penalty=0.75,
+        ),
     ]
     batch = SamplingBatch.build(rows, VOCAB, logits.device)
     edited = batch.edited(logits)
@@ -166,7 +172,9 @@ def test_frequency_presence_and_bias_follow_their_definitions(device: str):
     expected[0, 4] += -1 * 0.5 + 0.25
     expected[1, 9] += 5.0
     expected[1, 10] -= 100.0
-    expected[1, 1] *= 0.5 if expected[1, 1] > 0 else 2.0
+    for token in (1, 2):
+        expected[1, token] *= 0.5 if expected[1, token] > 0 else 2.0
+    expected[1, 1] -= 0.75
     torch.testing.assert_close(edited, expected)
 
 
