@@ -210,6 +210,11 @@ def test_copies_of_base_weights_are_accepted_where_equal(with_copies):
     assert max(storages) <= 4 * 64 * 4
 
 
+def test_copies_are_compared_as_the_base_model_holds_them(with_copies):
+    rounded = tiny_llama().bfloat16()
+    assert read(with_copies, base_parameter=rounded.get_parameter).pairs
+
+
 def test_copies_that_cannot_be_compared_are_refused(with_copies):
     message = refusal(with_copies)
     assert "base_layer.weight" in message

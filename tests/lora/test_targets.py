@@ -52,6 +52,8 @@ def targets_of(**fields):
 
 def expected(**fields) -> dict[str, tuple[int, float]]:
     config = LoraConfig(**fields)
+    for key in [*config.rank_pattern, *config.alpha_pattern]:
+        re.compile(rf"(.*\.)?({key})$")  # PEFT tries every key, to warn of those without a match
     found = {}
     for name in SITES:
         match = check_target_module_exists(config, name)
@@ -101,7 +103,7 @@ by_regex = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(by_list | by_regex)
 def test_targets_ranks_and_scalings_are_pefts(fields):
     with warnings.catch_warnings():
@@ -205,7 +207,7 @@ def test_too_many_patterns_are_refused():
 WIDE_NAMES = st.text("ab.^-_0", min_size=1, max_size=8)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(WIDE_NAMES, st.text("ab._-0", max_size=12))
 def test_literal_keys_match_as_the_regex_peft_builds(key, name):
     key = key[0] + key[1:].replace("^", "")
@@ -237,7 +239,7 @@ PIECES += ["(", "(?:", "(?=", "(?!", "(?>", "(?<=a)", "(?<!b)", "(?i)", ")", r"\
 PIECES += ["[ab]", "[^a]", "[a-", "[[a]", "]", "{2}", "{1,}", "{,2}", "{,}", "{", "}", "{e}", " "]
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join), st.text("abA._0 ", max_size=6))
 def test_accepted_patterns_match_as_in_re(pattern, name):
     with warnings.catch_warnings():

@@ -120,7 +120,8 @@ def _check_base(config: PeftLoraConfig, base_names: Collection[str] | None) -> N
     if name not in base_names and _last_part(name) not in {_last_part(base) for base in base_names}:
         raise AdapterRefusedError(
             f"{CONFIG_NAME}: field 'base_model_name_or_path' is {shown(name)}, but the base model "
-            f"here is {' or '.join(map(shown, base_names))}; use an adapter of this model."
+            f"here is {' or '.join(map(shown, base_names))}; use an adapter of this model, or name "
+            "this one as base_model_name in the request if both have the same weights."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -170,7 +171,7 @@ def _check_half(half: _Half, site: LoRASite, shape: tuple[int, int]) -> None:
             f"{list(shape)}; check the base model and the fields r and rank_pattern."
         )
     # Both extremes are finite only if everything is, and they take no copy to find.
-    if not all(extreme.isfinite() for extreme in torch.aminmax(half.tensor)):
+    if not all(math.isfinite(extreme) for extreme in torch.aminmax(half.tensor)):
         raise AdapterRefusedError(
             f"tensor {shown(half.key)} holds a value that is not finite; train the adapter again."
         )

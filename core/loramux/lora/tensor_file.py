@@ -27,13 +27,13 @@ PICKLE_NAME = "adapter_model.bin"
 class TensorFile:
     """One file in memory and the tensors in it, which may be views of its bytes."""
 
-    content: bytearray
+    content: torch.Tensor
     tensors: Mapping[str, torch.Tensor]
 
     def digest(self, identity: bytes) -> str:
         """Return the SHA-256 (hex) over an identity and the bytes of the file."""
         digest = hashlib.sha256(identity + b"\0")
-        digest.update(self.content)
+        digest.update(self.content.numpy().data)
         return digest.hexdigest()
 
 
@@ -50,8 +50,7 @@ def read_safetensors(path: Path, max_bytes: int) -> TensorFile:
         header = file.read(header_length(prefix, size))
         entries = parse_header(header, size)
         content = _read(file, path.name, size, read_before=prefix + header)
-    data = torch.frombuffer(content, dtype=torch.uint8)
-    return TensorFile(content, {name: _view(data, entry) for name, entry in entries.items()})
+    return TensorFile(content, {name: _view(content, entry) for name, entry in entries.items()})
 
 
 def read_pickle(path: Path, max_bytes: int) -> TensorFile:
@@ -65,7 +64,7 @@ def read_pickle(path: Path, max_bytes: int) -> TensorFile:
         size = _checked_size(file, path.name, max_bytes)
         content = _read(file, path.name, size, read_before=b"")
     try:
-        values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        values = torch.load(io.BytesIO(content.numpy().data), map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes lead it to
         raise AdapterRefusedError(
             f"{path.name} cannot be read as plain tensors ({type(error).__name__}); "
@@ -109,18 +108,19 @@ def _checked_size(file: io.BufferedReader, name: str, max_bytes: int) -> int:
     return size
 
 
-def _read(file: io.BufferedReader, name: str, size: int, *, read_before: bytes) -> bytearray:
+def _read(file: io.BufferedReader, name: str, size: int, *, read_before: bytes) -> torch.Tensor:
     """Read the rest of a file behind what was read before, into one buffer of the whole."""
-    content = bytearray(size)
-    content[: len(read_before)] = read_before
-    count = file.readinto(memoryview(content)[len(read_before) :])
+    content = torch.empty(size, dtype=torch.uint8)
+    memory = content.numpy().data
+    memory[: len(read_before)] = read_before
+    count = file.readinto(memory[len(read_before) :])
     if count != size - len(read_before):
         raise AdapterRefusedError(f"{name} became shorter while it was read; fetch it again.")
     return content
 
 
-def _view(data: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
-    part = data[entry.start : entry.end]
+def _view(content: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
+    part = content[entry.start : entry.end]
     if entry.start % entry.dtype.itemsize:
         part = part.clone()  # the format does not promise alignment, torch needs it
     return part.view(entry.dtype).view(entry.shape)
