@@ -1,4 +1,4 @@
-"""A real tokenizer that needs no file: one token for each byte, and a chat template."""
+"""Real tokenizers that need no file: one token for each byte, and a chat template."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ CHAT_TEMPLATE = (
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    """Takes any text."""
+    return _tokenizer(sorted(pre_tokenizers.ByteLevel.alphabet()))
+
+
+def letter_tokenizer() -> PreTrainedTokenizerFast:
+    """Takes printable ASCII, so that whatever a model says is readable."""
+    return _tokenizer([chr(code) for code in range(33, 127)] + ["\u0120"])
+
+
+def _tokenizer(alphabet: list[str]) -> PreTrainedTokenizerFast:
     vocabulary = {character: index for index, character in enumerate(alphabet)}
     vocabulary["</s>"] = len(vocabulary)
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

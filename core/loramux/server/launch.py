@@ -33,12 +33,13 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
     Raises:
         LoramuxError: the server cannot be started as asked.
     """
-    from loramux.engine.async_llm_engine import AsyncLLMEngine
-
     listener = listen(options.host, options.port)
     plugin_resolvers = find_resolvers()
     chat_template = options.read_chat_template()
     allow_updates = env.read_bool(RUNTIME_UPDATES_VARIABLE)
+    # What is wrong so far is told at once; from here on it takes seconds.
+    from loramux.engine.async_llm_engine import AsyncLLMEngine
+
     engine = AsyncLLMEngine.from_engine_args(args)
     resolvers = ResolverChain(plugin_resolvers)
     state = ServerState(

@@ -1,0 +1,61 @@
+"""``loramux serve`` as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+
+
+@dataclass
+class ServerProcess:
+    process: subprocess.Popen[str]
+    ready_line: str
+
+    @property
+    def url(self) -> str:
+        (url,) = re.findall(r"http://\S+", self.ready_line)
+        return url
+
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, verify=False)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to end, and wait until it has."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+
+@contextmanager
+def serving(*words: str, **environment: str) -> Iterator[ServerProcess]:
+    """Start a server on a free port and wait for its ready line."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "loramux", "serve", *words, "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    ) as process:
+        lines: queue.Queue[str] = queue.Queue()
+        reader = threading.Thread(target=_read, args=(process, lines))
+        reader.start()
+        try:
+            yield ServerProcess(process, lines.get(timeout=120))
+        finally:
+            process.kill()
+            process.wait()
+            reader.join()
+
+
+def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.put(line.strip())
