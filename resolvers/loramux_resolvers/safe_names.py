@@ -11,6 +11,7 @@ them real."""
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
+# Folding (NFKC) turns some of these into the real thing, and others it leaves as they are.
 _LOOKALIKES = frozenset(
     "\u2024\u2025\u2026\ufe52\uff0e\u3002\uff61"  # dots
     "\u2044\u2215\u29f8\u2571\uff0f"  # slashes
@@ -30,9 +31,10 @@ def why_unsafe(name: str) -> str | None:
         return "it holds a character that is not printable"
     if not unicodedata.is_normalized("NFC", name):
         return "it is not in Unicode normal form C"
-    if not _LOOKALIKES.isdisjoint(name):
+    folded = unicodedata.normalize("NFKC", name)
+    if not _LOOKALIKES.isdisjoint(name) or any(name.count(c) != folded.count(c) for c in "./"):
         return "it holds a character that looks like a dot or a slash"
-    return _why_malformed(name) or _why_malformed(unicodedata.normalize("NFKC", name))
+    return _why_malformed(name) or _why_malformed(folded)
 
 
 def _why_malformed(name: str) -> str | None:

@@ -135,6 +135,14 @@ def test_closing_cancels_what_runs_and_refuses_what_comes(thread):
         thread.run(where)
 
 
+def test_closing_cancels_what_came_too_late_to_begin(monkeypatch):
+    thread = LoopThread("late")
+    monkeypatch.setattr(thread, "_begin", lambda work, future: None)
+    future = thread.run(where)
+    assert thread.close(timeout=5)
+    assert future.cancelled()
+
+
 def test_closing_does_not_wait_for_what_blocks():
     thread = LoopThread("stuck")
     release, _ = blocked(thread)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,6 +90,14 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 @pytest.fixture
 def host() -> PluginHost:
     return PluginHost("fake", GROUP, [FakeHooks])
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints, which finds the same packages as this one."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 def greetings(host: PluginHost) -> list[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -13,7 +11,7 @@ from loramux.cli.plugins import add_parser
 from loramux.errors import PluginError
 from loramux.plugins import collect_lora_resolvers, create_plugin_host, load_plugins
 from loramux_plugins import PluginHost
-from tests.plugins.conftest import Site
+from tests.plugins.conftest import Site, python
 
 GROUP = "loramux.plugins"
 FILESYSTEM = "lora_filesystem_resolver"
@@ -48,7 +46,8 @@ def names(host: PluginHost) -> list[str]:
 
 
 def state(host: PluginHost, plugin: str) -> tuple[str, str | None]:
-    info = next(info for info in host.describe() if info.name == plugin)
+    info = next((info for info in host.describe() if info.name == plugin), None)
+    assert info is not None, f"{plugin} is not installed; `pip install -e .` makes it so"
     return str(info.state), info.error
 
 
@@ -202,5 +201,4 @@ def test_every_hook_is_documented_and_implemented_by_a_test():
 def test_plugins_cost_no_torch():
     imports = "import sys, loramux.cli.plugins, loramux_resolvers.filesystem"
     code = f"{imports}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    assert python(code) == "False\n"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 import types
 
 import pluggy
 import pytest
 
 from loramux_plugins import PluginHost, PluginSelectionError
-from tests.plugins.conftest import GREETER, GROUP, FakeHooks, Site, greetings, states
+from tests.plugins.conftest import GREETER, GROUP, FakeHooks, Site, greetings, python, states
 
 hookimpl = pluggy.HookimplMarker("fake")
 
@@ -237,12 +236,10 @@ def test_a_module_and_an_object_are_called_alike(host):
 
 
 def test_the_ground_floor_imports_nothing_of_ours():
-    import subprocess
-
     code = "import sys, loramux_plugins; print([m for m in sys.modules if m.startswith('loramux')])"
-    names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "'loramux'" not in names.stdout
-    assert "loramux_plugins" in names.stdout
+    names = python(code)
+    assert "'loramux'" not in names
+    assert "loramux_plugins" in names
 
 
 def test_broken_plugins_can_be_followed_in_the_log(site, host, caplog):

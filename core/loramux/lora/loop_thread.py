@@ -74,7 +74,7 @@ class LoopThread:
     def _serve(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._stop.wait())
-        for future in self._unfinished:  # what came too late to be begun
+        for future in list(self._unfinished):  # what came too late to be begun
             future.cancel()
 
     def _post(self, act: Callable[[], object]) -> None:
