@@ -1,0 +1,126 @@
+"""Missing, oversized and failing files, and pickles."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from loramux.errors import AdapterUnavailableError
+from loramux.lora.checkpoint import MAX_CONFIG_BYTES
+from tests.lora.peft_adapters import (
+    change_config,
+    read_tensors,
+)
+from tests.lora.reading import LAYER, A, read, refusal
+
+
+def test_missing_directory_is_refused(tmp_path):
+    assert "no such directory" in refusal(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_missing_files_are_refused(adapter, name):
+    (adapter / name).unlink()
+    assert f"{name} is missing" in refusal(adapter)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_pipes_are_not_waited_for(adapter, name):
+    (adapter / name).unlink()
+    os.mkfifo(adapter / name)
+    assert f"{name} is missing" in refusal(adapter)
+
+
+def test_large_configuration_is_refused(adapter):
+    text = (adapter / "adapter_config.json").read_text() + " " * MAX_CONFIG_BYTES
+    (adapter / "adapter_config.json").write_text(text)
+    assert "is larger than" in refusal(adapter)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_storage_errors_are_worth_another_try(adapter, name, monkeypatch):
+    real_open = Path.open
+
+    def failing_open(self, *args, **kwargs):
+        if self.name == name:
+            raise OSError(5, "Input/output error")
+        return real_open(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", failing_open)
+    with pytest.raises(
+        AdapterUnavailableError, match=r"Input/output error.* try again\.$"
+    ) as caught:
+        read(adapter)
+    assert str(caught.value).startswith(f"{adapter}: ")
+
+
+def test_refusals_of_the_configuration_begin_with_the_path(adapter):
+    assert "'use_dora'" in refusal(change_config(adapter, use_dora=True))
+
+
+@pytest.fixture
+def pickled(adapter) -> Path:
+    torch.save(read_tensors(adapter), adapter / "adapter_model.bin")
+    (adapter / "adapter_model.safetensors").unlink()
+    return adapter
+
+
+def test_pickle_alone_is_refused_with_the_remedy(pickled):
+    assert "convert it to adapter_model.safetensors" in refusal(pickled)
+
+
+def test_pickle_is_read_where_allowed(pickled, pristine):
+    found, wanted = read(pickled, allow_pickle=True), read(pristine)
+    assert found.digest != wanted.digest
+    assert set(found.pairs) == set(wanted.pairs)
+    assert torch.equal(found.pairs[LAYER].a, wanted.pairs[LAYER].a)
+
+
+def test_safetensors_come_first(adapter):
+    (adapter / "adapter_model.bin").write_bytes(b"never read")
+    assert read(adapter, allow_pickle=True).pairs
+
+
+class Malice:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+def test_pickles_run_no_code(pickled, tmp_path):
+    torch.save({A: Malice(tmp_path / "ran")}, pickled / "adapter_model.bin")
+    assert "cannot be read as plain tensors" in refusal(pickled, allow_pickle=True)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [torch.ones(2)],
+        {A: 1},
+        {1: torch.ones(2)},
+        {A: torch.ones(4, 16).to_sparse()},
+        {A: torch.ones(4, 16, dtype=torch.int32)},
+        {A: torch.ones(4, 16, device="meta")},
+    ],
+)
+def test_pickles_of_other_things_are_refused(pickled, content):
+    torch.save(content, pickled / "adapter_model.bin")
+    assert "adapter_model.bin" in refusal(pickled, allow_pickle=True)
+
+
+def test_pickled_tensor_larger_than_its_file_is_refused(pickled):
+    torch.save({A: torch.ones(1).expand(2**20, 2**20)}, pickled / "adapter_model.bin")
+    assert "more than 1000000 bytes" in refusal(pickled, allow_pickle=True, max_bytes=10**6)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100])
+def test_broken_pickles_are_refused(pickled, length):
+    file = pickled / "adapter_model.bin"
+    file.write_bytes(file.read_bytes()[:length])
+    assert "adapter_model.bin" in refusal(pickled, allow_pickle=True)
