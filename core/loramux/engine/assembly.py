@@ -10,7 +10,7 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.core import EngineCore
 from loramux.engine.prompts import PromptProcessor
 from loramux.engine.request_factory import RequestFactory
-from loramux.lora.adapter import AdapterSource
+from loramux.lora.adapter import LocalCheckpoint
 from loramux.lora.checkpoint import read_adapter
 from loramux.lora.materializer import Materializer, ReadCheckpoint
 from loramux.lora.runtime import LoRARuntime
@@ -74,7 +74,7 @@ def _assemble_lora(args: EngineArgs, loaded: LoadedModel) -> tuple[Materializer,
 def _reader(args: EngineArgs, loaded: LoadedModel, sites: dict[str, LoRASite]) -> ReadCheckpoint:
     base_names = {args.model, loaded.config.name_or_path, *args.served_names} - {""}
 
-    def read(source: AdapterSource) -> AdapterWeights:
+    def read(source: LocalCheckpoint) -> AdapterWeights:
         declared_ours = source.base_model_name in base_names
         return read_adapter(
             source.directory,

@@ -19,8 +19,8 @@ class SourceRevision:
 
 
 @dataclass(frozen=True)
-class AdapterSource:
-    """Where an adapter's bytes are, at which revision."""
+class LocalCheckpoint:
+    """A checkpoint in a directory of this machine, as it was when somebody looked."""
 
     directory: Path
     revision: SourceRevision
@@ -36,7 +36,7 @@ class Adapter:
     """
 
     digest: str
-    source: AdapterSource
+    source: LocalCheckpoint
     max_rank: int
     num_bytes: int
     load_seconds: dict[str, float] = field(default_factory=dict)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
-from loramux.lora.adapter import AdapterSource, SourceRevision
+from loramux.lora.adapter import LocalCheckpoint, SourceRevision
 from loramux.lora.request import LoRARequest
 
 CHECKPOINT_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -15,7 +15,7 @@ CHECKPOINT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _REPOSITORY_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
-def locate(request: LoRARequest) -> AdapterSource:
+def locate(request: LoRARequest) -> LocalCheckpoint:
     """Find the checkpoint a request names, downloading it from the Hub where it is an id there.
 
     Raises:
@@ -25,7 +25,7 @@ def locate(request: LoRARequest) -> AdapterSource:
     directory = Path(request.lora_path).expanduser()
     if not directory.is_dir():
         directory = _from_hub(request)
-    return AdapterSource(directory.resolve(), _revision(directory), request.base_model_name)
+    return LocalCheckpoint(directory.resolve(), _revision(directory), request.base_model_name)
 
 
 def _revision(directory: Path) -> SourceRevision:

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from loramux.errors import AdapterUnavailableError
 from loramux.logger import get_logger
-from loramux.lora.adapter import Adapter, AdapterInfo, AdapterSource, Tier
+from loramux.lora.adapter import Adapter, AdapterInfo, LocalCheckpoint, Tier
 from loramux.lora.host_cache import HostCache
 from loramux.lora.locate import locate
 from loramux.lora.request import LoRARequest
@@ -21,7 +21,7 @@ from loramux.lora.weights import AdapterWeights
 
 log = get_logger(__name__)
 
-ReadCheckpoint = Callable[[AdapterSource], AdapterWeights]
+ReadCheckpoint = Callable[[LocalCheckpoint], AdapterWeights]
 """Reads and validates; raises AdapterRefusedError or AdapterUnavailableError."""
 
 MAX_KNOWN_ADAPTERS = 4096
@@ -43,7 +43,7 @@ class Materializer:
         self._work: SharedWork[LoRARequest, Adapter] = SharedWork(self._threads)
         self._lock = threading.Lock()
         self._by_digest: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
-        self._by_source: OrderedDict[AdapterSource, Adapter] = OrderedDict()
+        self._by_source: OrderedDict[LocalCheckpoint, Adapter] = OrderedDict()
         self._by_name: OrderedDict[str, Adapter] = OrderedDict()
 
     def load(self, request: LoRARequest) -> Future[Adapter]:
@@ -105,11 +105,11 @@ class Materializer:
         self._remember(request, source, adapter)
         return adapter
 
-    def _known(self, source: AdapterSource) -> Adapter | None:
+    def _known(self, source: LocalCheckpoint) -> Adapter | None:
         with self._lock:
             return self._by_source.get(source)
 
-    def _adopt(self, source: AdapterSource, weights: AdapterWeights) -> Adapter:
+    def _adopt(self, source: LocalCheckpoint, weights: AdapterWeights) -> Adapter:
         """The adapter these bytes are: a new one, or one that is already known elsewhere."""
         with self._lock:
             adapter = self._by_digest.get(weights.digest)
@@ -120,7 +120,7 @@ class Materializer:
         self.host_cache.put(weights)
         return adapter
 
-    def _remember(self, request: LoRARequest, source: AdapterSource, adapter: Adapter) -> None:
+    def _remember(self, request: LoRARequest, source: LocalCheckpoint, adapter: Adapter) -> None:
         with self._lock:
             _put_bounded(self._by_source, source, adapter)
             _put_bounded(self._by_name, request.lora_name, adapter)

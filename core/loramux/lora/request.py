@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loramux.errors import InvalidRequestError
+from loramux.lora.source import AdapterSource
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class LoRARequest:
             parent; where given, it takes the place of the checkpoint's own
             ``base_model_name_or_path`` in the check that adapter and base belong together.
         load_inplace: read the path again even if nothing about it seems to have changed.
+        source: where to fetch the adapter from, for resolvers whose adapters are not in a
+            directory of this machine; ``lora_path`` then only names it for people.
 
     Raises:
         InvalidRequestError: if a field is empty or the id is not positive.
@@ -32,6 +35,7 @@ class LoRARequest:
     lora_path: str
     base_model_name: str | None = None
     load_inplace: bool = False
+    source: AdapterSource | None = None
 
     def __post_init__(self) -> None:
         if not self.lora_name:

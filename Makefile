@@ -1,0 +1,56 @@
+# Two commands for newcomers: `make demo` and `make test`. Everything is installed into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := core kernels plugins resolvers examples tests
+
+MODEL := examples/demo/loramux-demo
+export LORAMUX_LORA_RESOLVER_CACHE_DIR ?= examples/demo/adapters
+
+.PHONY: help demo serve test check lint types layers format bench clean
+
+help: ## show what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP_INSTALL) -e '.[test]'
+	touch $@
+
+demo: $(VENV)/installed ## serve the shipped model, ask for adapters nobody registered, print what happened
+	$(BIN)/python -m examples.demo.show
+
+serve: $(VENV)/installed ## the same server, left running
+	PLUGINS=lora_filesystem_resolver $(BIN)/loramux serve $(MODEL) --served-model-name loramux-demo \
+		--enable-lora --max-loras 8 --max-lora-rank 64
+
+test: check $(VENV)/installed-test ## all checks and all tests
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+check: lint types layers ## style, types and the direction of imports
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: $(VENV)/installed-test
+	$(BIN)/mypy
+
+layers: $(VENV)/installed-test
+	PYTHONPATH=core:kernels:resolvers:plugins $(BIN)/lint-imports
+
+format: $(VENV)/installed-test ## rewrite the code in the house style
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(VENV)/installed-test ## throughput with adapters, without, and through PEFT
+	$(BIN)/loramux bench
+
+clean: ## remove everything that was installed or built
+	rm -rf $(VENV) dist build
