@@ -1,0 +1,1 @@
+"""How the demo's tokenizer, base model and adapters are trained."""
