@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
 
@@ -109,8 +110,7 @@ class LLM:
     def _add(
         self, request_id: str, prompt: Prompt, params: SamplingParams, lora: LoRARequest | None
     ) -> None:
-        if params.output_kind is not RequestOutputKind.FINAL_ONLY:
-            params = params.with_output_kind(RequestOutputKind.FINAL_ONLY)
+        params = replace(params, output_kind=RequestOutputKind.FINAL_ONLY)
         self.llm_engine.add_request(request_id, prompt, params, lora)
 
     def _run(self, ids: list[str], use_tqdm: bool) -> list[RequestOutput]:

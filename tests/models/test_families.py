@@ -33,10 +33,12 @@ def save_model(family: str, directory: Path) -> str:
 
 
 def save_adapter(model: str, directory: Path) -> str:
-    """An adapter of large random updates on every linear layer PEFT finds."""
+    """An adapter of large random updates on every linear layer (with experts: of attention)."""
     torch.manual_seed(13)
     base = AutoModelForCausalLM.from_pretrained(model)
-    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules="all-linear")
+    has_experts = hasattr(base.config, "num_experts_per_tok")
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if has_experts else "all-linear"
+    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=targets)
     adapted = peft.get_peft_model(base, config)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:

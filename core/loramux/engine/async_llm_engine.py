@@ -200,9 +200,8 @@ class AsyncLLMEngine:
             self._deliver([(prepared.request_id, error)])
 
     def _abort(self, request_id: str) -> None:
-        output = self._engine.abort_with_output(request_id)
-        if output is not None:
-            self._deliver([(request_id, output)])
+        outputs = self._engine.abort_request(request_id)
+        self._deliver([(output.request_id, output) for output in outputs])
 
     def _deliver(self, outcomes: list[tuple[str, Outcome]]) -> None:
         """Post outcomes to their callers' loops, one wake-up for each loop."""

@@ -86,13 +86,15 @@ class LLMEngine:
     def get_num_unfinished_requests(self) -> int:
         return len(self._loading) + len(self._sequence_ids)
 
-    def abort_request(self, request_id: str | Iterable[str]) -> None:
-        """Free requests at once; they bring no more outputs. Unknown ids are passed over."""
+    def abort_request(self, request_id: str | Iterable[str]) -> list[RequestOutput]:
+        """Free requests at once, and return what they had; unknown ids are passed over."""
+        outputs = []
         for one in [request_id] if isinstance(request_id, str) else request_id:
             if one in self._loading:
                 self._loading.pop(one)[1].cancel()
             self.core.abort(self._sequence_ids.pop(one, ()))
-            self._outputs.abort(one)
+            outputs += self._outputs.abort(one).request_outputs
+        return outputs
 
     def step(self) -> list[RequestOutput]:
         """Run the model once and return what it brought, finished requests included."""
