@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -36,10 +36,12 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(*words: str, **environment: str) -> Iterator[ServerProcess]:
+def serving(
+    *words: str, module: Sequence[str] = ("loramux", "serve"), **environment: str
+) -> Iterator[ServerProcess]:
     """Start a server on a free port and wait for its ready line."""
     with subprocess.Popen(
-        [sys.executable, "-m", "loramux", "serve", *words, "--port", "0"],
+        [sys.executable, "-m", *module, *words, "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},

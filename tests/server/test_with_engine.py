@@ -5,6 +5,8 @@ transformers and PEFT say what the text has to be.
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
 import subprocess
@@ -20,6 +22,8 @@ import pytest
 
 from tests.server.checkpoints import greedy, save_adapter, save_model
 from tests.server.server_process import ServerProcess, serving
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
 
 PROMPT = "hello"
 TOKENS = 12
@@ -209,10 +213,36 @@ def test_a_disconnect_frees_the_engine(server: ServerProcess, client: openai.Ope
     assert httpx.get(f"{server.url}/health", verify=False).status_code == 200
 
 
+def test_the_simple_server_and_its_end(root: Path) -> None:
+    """vLLM's first example, and a stream that runs when the server is told to end."""
+    words = [
+        "--model", str(root / "model"), "--served-model-name", "mine", "--lora-path",
+        str(root / "apart"), "--max-model-len", "128",
+    ]  # fmt: skip
+    with (
+        serving(*words, module=["loramux.entrypoints.api_server"]) as server,
+        server.http() as http,
+    ):
+        body = json.dumps({"model": "mine", "prompt": PROMPT, "max_tokens": 12, "temperature": 0})
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        answer = http.post("/generate", content=body, headers=form).json()
+        assert answer["text"] == [expected(root, "apart")]
+        names = [card["id"] for card in http.get("/v1/models").json()["data"]]
+        assert names == [str(root / "model"), "mine"]
+        long = {"prompt": PROMPT, "max_tokens": 120, "ignore_eos": True, "stream": True}
+        with http.stream("POST", "/v1/completions", json=long) as stream:
+            lines = stream.iter_lines()
+            first = next(lines)
+            server.process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert '"finish_reason":null' in first
+        assert '"finish_reason":"length"' in rest[-2]
+        assert rest[-1] == "data: [DONE]"
+        assert server.process.wait(timeout=30) == 0
+
+
 def fails(*words: str, **environment: str) -> str:
     """Start ``loramux serve`` in a way that cannot work; its one sentence."""
-    import os
-
     result = subprocess.run(
         [sys.executable, "-m", "loramux", "serve", *words],
         capture_output=True, text=True, timeout=120, check=False,

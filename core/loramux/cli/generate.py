@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
@@ -47,21 +48,22 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"loramux generate: {error}", file=sys.stderr)
         return 2
     adapter = LoRARequest("adapter", 1, arguments.lora) if arguments.lora else None
+    _sampling_params(arguments, {})  # what is wrong with them is told before a model is loaded
     from loramux.engine.async_llm_engine import AsyncLLMEngine
 
     engine = AsyncLLMEngine.from_engine_args(args)
-    params = _sampling_params(arguments, engine)
+    params = _sampling_params(arguments, engine.default_sampling_params())
     asyncio.run(_print_text(engine, arguments.prompt, params, adapter))
     return 0
 
 
-def _sampling_params(arguments: argparse.Namespace, engine: Engine) -> SamplingParams:
+def _sampling_params(arguments: argparse.Namespace, defaults: Mapping[str, Any]) -> SamplingParams:
     from loramux.sampling_params import RequestOutputKind, SamplingParams
 
     given = {name: getattr(arguments, name) for name in ("temperature", "top_p", "stop")}
     chosen = {name: value for name, value in given.items() if value is not None}
     return SamplingParams(
-        **{**engine.default_sampling_params(), **chosen},
+        **{**defaults, **chosen},
         max_tokens=arguments.max_tokens,
         output_kind=RequestOutputKind.DELTA,
     )
