@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,9 +120,10 @@ class FakeEngine:
             await asyncio.sleep(self.token_seconds)
             is_last = position == len(answer_ids) - 1
             if is_delta:
-                yield state.output(answer_ids[position : position + 1], position == 0, is_last)
+                for output in state.deltas(answer_ids[position : position + 1], position, is_last):
+                    yield output
         if not is_delta:
-            yield state.output(answer_ids, True, True)
+            yield state.output(answer_ids, range(params.n), True, True)
 
     def _answer(self, text: str, max_tokens: int, adapter: LoRARequest | None) -> list[int]:
         source = text.swapcase() if adapter else text
@@ -139,7 +140,14 @@ class _State:
     request_id: str
     lora_request: LoRARequest | None
 
-    def output(self, ids: list[int], is_first: bool, is_last: bool) -> RequestOutput:
+    def deltas(self, ids: list[int], position: int, is_last: bool) -> Iterator[RequestOutput]:
+        """Completions one by one; only the very first output carries the prompt's logprobs."""
+        for index in range(self.params.n):
+            yield self.output(ids, [index], position == index == 0, is_last)
+
+    def output(
+        self, ids: list[int], indices: Iterable[int], is_first: bool, is_last: bool
+    ) -> RequestOutput:
         completions = [
             CompletionOutput(
                 index=index,
@@ -149,7 +157,7 @@ class _State:
                 finish_reason="length" if is_last else None,
                 lora_request=self.lora_request,
             )
-            for index in range(self.params.n)
+            for index in indices
         ]
         prompt_steps = self._logprobs(self.prompt_ids, self.params.prompt_logprobs)
         return RequestOutput(
@@ -157,7 +165,7 @@ class _State:
             prompt=None,
             prompt_token_ids=self.prompt_ids,
             outputs=completions,
-            finished=is_last,
+            finished=is_last and completions[-1].index == self.params.n - 1,
             lora_request=self.lora_request,
             adapter_digest=self.lora_request and digest_of(self.lora_request),
             prompt_logprobs=[None, *prompt_steps[1:]] if prompt_steps and is_first else None,

@@ -124,10 +124,13 @@ def test_logprobs(server: RunningServer) -> None:
 
 def test_logprob_offsets_go_on_through_a_stream(server: RunningServer) -> None:
     stream = server.openai().completions.create(
-        model="base", prompt="xyz", max_tokens=3, logprobs=0, echo=True, stream=True
+        model="base", prompt="xyz", max_tokens=3, n=2, logprobs=0, echo=True, stream=True
     )
-    offsets = [offset for chunk in stream for offset in chunk.choices[0].logprobs.text_offset]
-    assert offsets == list(range(6))
+    offsets: list[list[int]] = [[], []]
+    for chunk in stream:
+        for choice in chunk.choices:
+            offsets[choice.index] += choice.logprobs.text_offset
+    assert offsets == [list(range(6))] * 2
 
 
 def test_minus_infinity_has_a_number_in_json(server: RunningServer) -> None:

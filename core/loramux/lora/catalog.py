@@ -169,7 +169,7 @@ class AdapterCatalog:
         entry = self._found.get(key)
         if entry is None:
             return None
-        if entry.is_directory and not await asyncio.to_thread(Path(entry.lora_request.path).is_dir):
+        if entry.is_directory and not await asyncio.to_thread(_is_directory, entry.lora_request):
             self._found.pop(key, None)
             return None
         if key in self._found:
@@ -198,7 +198,7 @@ class AdapterCatalog:
             name,
             answer.lora_request,
             answer.resolver_name,
-            await asyncio.to_thread(Path(answer.lora_request.path).is_dir),
+            await asyncio.to_thread(_is_directory, answer.lora_request),
             time.perf_counter() - started,
         )
         self._remember((name, caller), entry)
@@ -228,3 +228,7 @@ class AdapterCatalog:
                 "adapter in place, set 'load_inplace' to True.",
                 "lora_name",
             )
+
+
+def _is_directory(request: LoRARequest) -> bool:
+    return Path(request.path).expanduser().is_dir()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,18 +21,28 @@ router = APIRouter()
 @router.get("/v1/adapters")
 async def list_adapters(request: Request, server: Server) -> JSONResponse:
     """The adapters this caller can use, with what the engine knows of each."""
-    infos = {(info.name, info.path): info for info in server.engine.adapter_infos()}
     entries = server.catalog.entries(caller_of(request))
-    adapters = [_row(entry, infos.get(_key(entry))) for entry in entries]
-    return JSONResponse({"object": "list", "data": adapters})
+    infos = server.engine.adapter_infos()
+    # Comparing paths asks the file system, which may be a slow one.
+    rows = await asyncio.to_thread(_rows, entries, infos)
+    return JSONResponse({"object": "list", "data": rows})
 
 
-def _key(entry: CatalogEntry) -> tuple[str, str]:
-    return entry.lora_request.name, entry.lora_request.path
+def _rows(entries: Sequence[CatalogEntry], infos: Sequence[AdapterInfo]) -> list[dict[str, Any]]:
+    by_name = {info.name: info for info in infos}
+    return [_row(entry, _info_of(entry, by_name)) for entry in entries]
+
+
+def _info_of(entry: CatalogEntry, by_name: Mapping[str, AdapterInfo]) -> AdapterInfo | None:
+    """What the engine knows under that name, unless it is another caller's adapter."""
+    info = by_name.get(entry.lora_request.name)
+    directory = Path(entry.lora_request.path).expanduser()
+    is_another = info and directory.is_dir() and directory.resolve() != Path(info.path).resolve()
+    return None if is_another else info
 
 
 def _row(entry: CatalogEntry, info: AdapterInfo | None) -> dict[str, Any]:
-    """The engine forgets an adapter that has left its memory; the catalog does not."""
+    """The engine may have forgotten an adapter; what it does not know of it is null."""
     return {
         "name": entry.name,
         "found_by": entry.found_by,
@@ -38,6 +51,6 @@ def _row(entry: CatalogEntry, info: AdapterInfo | None) -> dict[str, Any]:
         "digest": info and info.digest,
         "rank": info and info.rank,
         "num_bytes": info and info.num_bytes,
-        "tier": str(info.tier) if info else "disk",
+        "tier": str(info.tier) if info else None,
         "load_seconds": dict(info.load_seconds) if info else None,
     }

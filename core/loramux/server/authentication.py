@@ -42,9 +42,7 @@ class AuthenticationMiddleware:
         sent = given.strip().encode("latin-1")  # the bytes as they came
         # Every key is compared, in constant time: how long it takes tells nothing about any.
         matches = [
-            caller
-            for key, caller in self._callers.items()
-            if hmac.compare_digest(key, sent)
+            caller for key, caller in self._callers.items() if hmac.compare_digest(key, sent)
         ]
         return matches[0] if matches else None
 

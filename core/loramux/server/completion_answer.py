@@ -31,6 +31,7 @@ class CompletionAnswer:
         self._head = {**head, "object": "text_completion"}
         self._usage = Usage()
         self._logprobs: dict[int, CompletionLogprobs] = {}
+        self._prompt_steps: dict[int, list[TokenLogprobs | None]] = {}
 
     def whole(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
         """The answer that is not streamed."""
@@ -59,6 +60,8 @@ class CompletionAnswer:
         if self._request.wants_prompt_only:
             item = _without_answer(item)
         self._usage.add(item)
+        if item.output.prompt_logprobs is not None:  # only a stream's first output has them
+            self._prompt_steps[item.prompt_index] = item.output.prompt_logprobs
         return [self._choice(item, completion) for completion in item.output.outputs]
 
     def _choice(self, item: PromptOutput, completion: CompletionOutput) -> dict[str, Any]:
@@ -70,7 +73,7 @@ class CompletionAnswer:
         steps: Sequence[TokenLogprobs | None] = completion.logprobs or []
         if self._request.echo and is_first:
             text, token_ids = prompt.text + text, [*prompt.token_ids, *token_ids]
-            steps = [*(item.output.prompt_logprobs or []), *steps]
+            steps = [*self._prompt_steps.get(item.prompt_index, []), *steps]
         choice: dict[str, Any] = {
             "index": index,
             "text": text,
@@ -81,7 +84,7 @@ class CompletionAnswer:
         if self._request.logprobs is not None:
             choice["logprobs"] = logprobs.of(token_ids, steps, self._request.logprobs)
         if is_first and self._request.prompt_logprobs is not None:
-            choice["prompt_logprobs"] = prompt_logprobs(item.output.prompt_logprobs)
+            choice["prompt_logprobs"] = prompt_logprobs(self._prompt_steps.get(item.prompt_index))
         return choice
 
 

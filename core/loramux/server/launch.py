@@ -105,19 +105,23 @@ def ready_line(
     listener: socket.socket, args: EngineArgs, plugin_resolvers: Sequence[NamedResolver]
 ) -> str:
     """What is printed once requests are taken."""
-    host, port = listener.getsockname()[:2]
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     names = [resolver.name for resolver in plugin_resolvers]
     names += LoRAResolverRegistry.get_supported_resolvers()
     resolvers = ", ".join(names) if names and args.enable_lora else "none"
-    return f"loramux is ready: http://{address} (model {args.model}, resolvers: {resolvers})"
+    url = f"http://{_address(listener)}"
+    return f"loramux is ready: {url} (model {args.model}, resolvers: {resolvers})"
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _open(listener: socket.socket) -> None:
     try:
         listener.listen(BACKLOG)
     except OSError as error:  # two servers may have taken it, and the other was the first to open
-        raise _no_address(str(listener.getsockname()), error) from error
+        raise _no_address(_address(listener), error) from error
 
 
 async def _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 from urllib.parse import quote
 
 from fastapi import Request
@@ -43,7 +44,7 @@ async def choose_model(request: Request, server: ServerState, name: str | None) 
         entry, searched = await server.catalog.find(name, caller_of(request))
     except ModelNotFoundError as error:
         raise server.catalog.unknown(name) from error
-    milliseconds = round(1e3 * entry.search_seconds) if searched else 0
+    milliseconds = ceil(1e3 * entry.search_seconds) if searched else 0
     # A header holds ASCII only; a resolver may be called anything.
     headers = {
         FOUND_BY_HEADER: quote(entry.found_by, safe=" /:@+"),
