@@ -24,7 +24,7 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed ## serve the shipped model, ask for adapters nobody registered, print what happened
-	$(BIN)/python -m examples.demo.show
+	$(BIN)/python examples/demo/show.py
 
 serve: $(VENV)/installed ## the same server, left running
 	PLUGINS=lora_filesystem_resolver $(BIN)/loramux serve $(MODEL) --served-model-name loramux-demo \

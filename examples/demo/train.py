@@ -1,8 +1,8 @@
 """Train the demo from nothing: tokenizer, base model, adapters.
 
-    python examples/demo/train.py --out /tmp/demo
+    python examples/demo/train.py --out trained
 
-writes /tmp/demo/loramux-demo and /tmp/demo/adapters/NAME, then prints how often each adapter is
+writes trained/loramux-demo and /tmp/demo/adapters/NAME, then prints how often each adapter is
 exactly right on held-out prompts. It takes about five minutes on one recent GPU. With --keep-base
 the base model in --out is kept and only the adapters named by --adapters are trained.
 """

@@ -1,0 +1,46 @@
+"""A resolver of one's own, registered from code: adapters are found under an alias.
+
+    python examples/custom_resolver.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from loramux.lora.registry import ResolverChain
+from loramux.lora.request import LoRARequest
+from loramux.lora.resolver import LoRAResolver, LoRAResolverRegistry
+
+DEMO = Path(__file__).parent / "demo"
+
+
+class AliasResolver(LoRAResolver):
+    """Knows adapters by what people call them."""
+
+    ALIASES = {"sailor": "pirate", "diplomat": "formal"}
+
+    async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
+        if lora_name not in self.ALIASES:
+            return None  # somebody else's: the next resolver is asked
+        return LoRARequest(
+            lora_name=lora_name,
+            lora_path=str(DEMO / "adapters" / self.ALIASES[lora_name]),
+            lora_int_id=abs(hash(lora_name)),
+        )
+
+
+# Register the resolver: from now on every server in this process asks it
+LoRAResolverRegistry.register_resolver("alias_resolver", AliasResolver())
+
+
+def main() -> None:
+    chain = ResolverChain([])
+    found = asyncio.run(chain.resolve("loramux-demo", "sailor"))
+    print(f"{found.lora_request.lora_name}: {found.lora_request.lora_path}")
+    print(f"found by {found.resolver_name}")
+    chain.close()
+
+
+if __name__ == "__main__":
+    main()
