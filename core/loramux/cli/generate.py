@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from loramux.cli import COMMANDS
 from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
 from loramux.errors import InvalidRequestError
 
@@ -21,7 +22,8 @@ def add_parser(subparsers: Any) -> None:
     """Add the sub-command's parser."""
     parser = subparsers.add_parser(
         "generate",
-        help="continue one prompt and print the text",
+        help=COMMANDS["generate"],
+        usage='loramux generate MODEL "prompt" [options]',
         description="Continue one prompt with a base model, or with an adapter on it.",
         allow_abbrev=False,
     )

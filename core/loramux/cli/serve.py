@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from loramux.cli import COMMANDS
 from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
 from loramux.errors import InvalidRequestError
 from loramux.lora.catalog import AdapterModule
@@ -19,7 +20,8 @@ def add_parser(subparsers: Any) -> None:
     """Add the sub-command's parser."""
     parser = subparsers.add_parser(
         "serve",
-        help="answer requests over HTTP, with the OpenAI API",
+        help=COMMANDS["serve"],
+        usage="loramux serve MODEL [options]",
         description="Serve a base model and its adapters with the OpenAI API.",
         allow_abbrev=False,
     )

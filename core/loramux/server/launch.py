@@ -156,10 +156,12 @@ class _Server(uvicorn.Server):
     def end_on_signals(self) -> None:
         """Take SIGINT and SIGTERM, which uvicorn hands back to whoever had them before it.
 
-        Its default would then kill the process before the engine has ended.
+        Their defaults would then kill the process before the engine has ended; a second signal
+        may do so.
         """
 
-        def end(*_: object) -> None:
+        def end(number: int, _: object) -> None:
+            signal.signal(number, signal.SIG_DFL)
             self.should_exit = True
 
         for number in (signal.SIGINT, signal.SIGTERM):
