@@ -1,6 +1,6 @@
 """A resolver of one's own, registered from code: adapters are found under an alias.
 
-    python examples/custom_resolver.py
+python examples/custom_resolver.py
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from loramux.lora.resolver import LoRAResolver, LoRAResolverRegistry
 DEMO = Path(__file__).parent / "demo"
 
 
+ALIASES = {"sailor": "pirate", "diplomat": "formal"}
+
+
 class AliasResolver(LoRAResolver):
     """Knows adapters by what people call them."""
 
-    ALIASES = {"sailor": "pirate", "diplomat": "formal"}
-
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
-        if lora_name not in self.ALIASES:
+        if lora_name not in ALIASES:
             return None  # somebody else's: the next resolver is asked
         return LoRARequest(
             lora_name=lora_name,
-            lora_path=str(DEMO / "adapters" / self.ALIASES[lora_name]),
+            lora_path=str(DEMO / "adapters" / ALIASES[lora_name]),
             lora_int_id=abs(hash(lora_name)),
         )
 

@@ -1,6 +1,6 @@
 """One call of ``generate`` for prompts of different adapters.
 
-    python examples/mixed_batch.py
+python examples/mixed_batch.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Several adapters and the base model through one engine, step by step.
 
-    python examples/multilora_engine.py
+python examples/multilora_engine.py
 """
 
 from __future__ import annotations

@@ -19,7 +19,10 @@ def main(base_url: str = "http://localhost:8000/v1") -> None:
         stream = client.chat.completions.create(
             model=model,
             messages=[
-                {"role": "user", "content": "Hi Max, can you bring the letter to the station on Monday?"},
+                {
+                    "role": "user",
+                    "content": "Hi Max, can you bring the letter to the station on Monday?",
+                },
             ],
             temperature=0,
             stream=True,

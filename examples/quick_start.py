@@ -1,6 +1,6 @@
 """Offline inference with one LoRA adapter.
 
-    python examples/quick_start.py
+python examples/quick_start.py
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from tqdm import tqdm
 
@@ -93,15 +93,12 @@ class LLM:
 
         See ``generate`` for the other arguments, the result and what is raised.
         """
-        conversations = [messages] if isinstance(messages[0], dict) else messages
-        render = self.llm_engine.requests.prompts.render_chat
-        encode = self.llm_engine.requests.prompts.encode_rendered
+        processor = self.llm_engine.requests.prompts
         prompts: list[Prompt] = [
-            encode(render(conversation, **template_options)) for conversation in conversations
+            processor.encode_rendered(processor.render_chat(conversation, **template_options))
+            for conversation in _conversations(messages)
         ]
-        return self.generate(
-            prompts, sampling_params, lora_request=lora_request, use_tqdm=use_tqdm
-        )
+        return self.generate(prompts, sampling_params, lora_request=lora_request, use_tqdm=use_tqdm)
 
     def shutdown(self) -> None:
         """End the threads that load adapters."""
@@ -129,11 +126,16 @@ class LLM:
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, (str, dict)):
-        return [prompts]
-    if prompts and isinstance(prompts[0], int):
-        return [list(prompts)]  # type: ignore[arg-type]
-    return list(prompts)  # type: ignore[arg-type]
+    """One prompt or many as a list; a flat list of integers is one prompt of token ids."""
+    is_one = isinstance(prompts, (str, Mapping)) or (prompts and isinstance(prompts[0], int))
+    return cast(list[Prompt], [prompts] if is_one else list(prompts))
+
+
+def _conversations(
+    messages: Sequence[Message] | Sequence[Sequence[Message]],
+) -> Sequence[Sequence[Message]]:
+    is_one = bool(messages) and isinstance(messages[0], Mapping)
+    return cast(Sequence[Sequence[Message]], [messages] if is_one else messages)
 
 
 def _one_each(value: Value | Sequence[Value], count: int, name: str) -> list[Value]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from loramux.engine.prompts import Prompt
 from loramux.llm import LLM
 from loramux.lora.request import LoRARequest
 from loramux.outputs import RequestOutput
@@ -40,7 +41,7 @@ class Workload:
     def run(self, llm: LLM, adapters: list[LoRARequest | None]) -> list[RequestOutput]:
         """All requests at once, adapters dealt out in turn (None is the base model)."""
         dealt = [adapters[i % len(adapters)] for i in range(len(self.prompts))]
-        prompts = [{"prompt_token_ids": prompt} for prompt in self.prompts]
+        prompts: list[Prompt] = [{"prompt_token_ids": prompt} for prompt in self.prompts]
         return llm.generate(prompts, self.sampling_params, lora_request=dealt, use_tqdm=False)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from loramux.errors import InvalidRequestError
 
 
-def option(default: Any, help: str, **extra: Any) -> Any:  # noqa: A002 - argparse's own word
+def option(default: Any, help: str, **extra: Any) -> Any:
     """A dataclass field that carries its command-line help."""
     metadata = {"help": help, **extra}
     if callable(default):

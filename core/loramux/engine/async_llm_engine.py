@@ -57,7 +57,7 @@ class AsyncLLMEngine:
         self._materializer = parts.materializer
         self._lora = parts.lora
         self._engine = LLMEngine(parts)
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[Callable[[], object]] = deque()
         self._mailboxes: dict[str, Mailbox] = {}
         self._error: EngineDeadError | None = None
         self._stopping = False
@@ -168,7 +168,7 @@ class AsyncLLMEngine:
         if self._stopping:
             raise EngineDeadError("The engine is shutting down and takes no more requests.")
 
-    def _command(self, command: Callable[[], None]) -> None:
+    def _command(self, command: Callable[[], object]) -> None:
         self._commands.append(command)
         self._engine.core.wake()
 

@@ -188,7 +188,9 @@ class LLMEngine:
 
 def failed_output(request: PreparedRequest, error: BaseException) -> RequestOutput:
     """What a request ends with that never reached the core."""
-    completion = CompletionOutput(0, "", [], finish_reason="error", lora_request=request.lora_request)
+    completion = CompletionOutput(
+        0, "", [], finish_reason="error", lora_request=request.lora_request
+    )
     return RequestOutput(
         request_id=request.request_id,
         prompt=request.prompt.text,

@@ -95,9 +95,7 @@ class ModelRunner:
         logits: Tensor = output.logits[0]
         return logits
 
-    def _adapters(
-        self, inputs: StepInputs, logit_rows: list[int]
-    ) -> AbstractContextManager[None]:
+    def _adapters(self, inputs: StepInputs, logit_rows: list[int]) -> AbstractContextManager[None]:
         if self._lora is None:
             return nullcontext()
         tokens = [(r.chunk.sequence.adapter, r.start, r.stop) for r in inputs.rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -18,9 +18,10 @@ class TextPrompt(TypedDict):
 
 
 class TokensPrompt(TypedDict):
-    """A prompt as token ids."""
+    """A prompt as token ids; ``prompt`` is its text, for the record, where it is known."""
 
     prompt_token_ids: list[int]
+    prompt: NotRequired[str]
 
 
 class ChatPrompt(TypedDict):
@@ -67,7 +68,8 @@ class PromptProcessor:
             return TokenizedPrompt(None, _token_ids(prompt))
         if not isinstance(prompt, Mapping):
             raise InvalidRequestError(
-                f"A prompt must be text, token ids or a dict, got {type(prompt).__name__}.", "prompt"
+                f"A prompt must be text, token ids or a dict, got {type(prompt).__name__}.",
+                "prompt",
             )
         return self._tokenize_mapping(prompt, add_special_tokens)
 
@@ -106,7 +108,7 @@ class PromptProcessor:
         assert isinstance(text, str)
         return text
 
-    def encode_rendered(self, text: str) -> dict[str, Any]:
+    def encode_rendered(self, text: str) -> TokensPrompt:
         """A prompt of rendered chat text, whose template has put the special tokens in."""
         return {"prompt": text, "prompt_token_ids": self._encode(text, add_special_tokens=False)}
 

@@ -56,7 +56,11 @@ class RequestFactory:
             )
 
     def sequences(
-        self, ids: list[str], prompt: TokenizedPrompt, params: SamplingParams, adapter: Adapter | None
+        self,
+        ids: list[str],
+        prompt: TokenizedPrompt,
+        params: SamplingParams,
+        adapter: Adapter | None,
     ) -> list[Sequence]:
         """One sequence for each id: the completions of one request."""
         room = self.prompts.max_model_len - len(prompt.token_ids)

@@ -28,11 +28,12 @@ class WaitingQueue:
 
     def discard(self, sequence: Sequence) -> None:
         """Remove a sequence if it waits."""
-        line = self._lines.get(_line(sequence), ())
-        if sequence in line:
-            line.remove(sequence)
+        line = self._lines.get(_line(sequence))
+        if line is None or sequence not in line:
+            return
+        line.remove(sequence)
         if not line:
-            self._lines.pop(_line(sequence), None)
+            del self._lines[_line(sequence)]
 
     def heads(self) -> list[Sequence]:
         """The first sequence of every line, oldest first."""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from loramux.lora.adapter import Adapter
-
 from loramux.lora.weights import AdapterWeights, LowRankPair
 
 
@@ -49,7 +48,7 @@ class ResidentAdapter:
 
     def is_ready(self) -> bool:
         """Whether its copies have arrived; asked between steps, so that no step waits."""
-        return self.ready is None or self.ready.query()
+        return self.ready is None or bool(self.ready.query())  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -76,7 +75,7 @@ class DevicePool:
 
     def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loramux-place")
-        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._stream = _copy_stream(self.device)
 
     @property
     def resident_digests(self) -> frozenset[str]:
@@ -177,3 +176,10 @@ class DevicePool:
         a = pair.a.to(self.device, self.dtype).t().contiguous()
         b = pair.b.to(self.device, self.dtype).t().contiguous()
         return ResidentPair(a, b, pair.scaling)
+
+
+def _copy_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """A stream beside the one that computes, so that copies hold no step up."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -73,4 +73,4 @@ def _embed_scale(module: nn.Module) -> float:
     scale = getattr(module, "embed_scale", None)
     if scale is None:
         return 1.0
-    return float(torch.as_tensor(scale).to(module.weight.dtype))
+    return float(torch.as_tensor(scale).to(next(module.parameters()).dtype))

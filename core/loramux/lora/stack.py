@@ -11,7 +11,6 @@ from torch import Tensor
 from loramux.lora.device_pool import ResidentAdapter
 from loramux.lora.site import LoRASite
 
-
 MAX_IDLE_SHARE = 4
 """Slots are given up when fewer than one in so many still serves the batch."""
 
