@@ -1,0 +1,47 @@
+"""Prompts on their way to token ids."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from loramux.errors import InvalidRequestError
+from loramux.server.prompts import TokenizerThreads, check_length
+from tests.server.tokenizer import byte_tokenizer
+
+
+def test_without_a_tokenizer_text_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="list of token ids"):
+        asyncio.run(TokenizerThreads(None).encode("text", add_special_tokens=True))
+
+
+def test_a_long_prompt_does_not_hold_up_the_loop() -> None:
+    async def scenario() -> float:
+        threads = TokenizerThreads(byte_tokenizer())
+        work = asyncio.create_task(threads.encode("word " * 200_000, add_special_tokens=False))
+        longest = 0.0
+        while not work.done():
+            started = time.perf_counter()
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.perf_counter() - started)
+        threads.close()
+        assert len(await work) == 1_000_000
+        return longest
+
+    started = time.perf_counter()
+    longest = asyncio.run(scenario())
+    assert longest < 0.5 * (time.perf_counter() - started)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "fits"),
+    [(6, 4, True), (6, 5, False), (9, None, True), (10, None, False)],
+)
+def test_what_fits(prompt: int, max_tokens: int | None, fits: bool) -> None:
+    if fits:
+        check_length(prompt, max_tokens, 10)
+        return
+    with pytest.raises(InvalidRequestError, match="10 tokens"):
+        check_length(prompt, max_tokens, 10)
