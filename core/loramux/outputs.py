@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from loramux.lora.request import LoRARequest
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Logprob:
     """Log probability of one token at one step, before any sampling parameter is applied.
 
-    ``rank`` is 1 for the likeliest token of the vocabulary.
+    ``rank`` is 1 for the likeliest token of the vocabulary. ``decoded_token`` is the token's own
+    text, None where the engine has no tokenizer.
     """
 
     logprob: float
@@ -20,13 +21,17 @@ class Logprob:
 
 
 TokenLogprobs = dict[int, Logprob]
-"""Token id to its log probability, the chosen token first."""
+"""Token id to its log probability, the chosen token first, the others from likeliest on."""
 
 
-@dataclass
+@dataclass(slots=True)
 class CompletionOutput:
     """One completion of a request.
 
+    ``text``, ``token_ids`` and ``logprobs`` are those generated so far, or in ``DELTA`` outputs
+    those new since the last output. ``token_ids`` hold the token that ended the completion and
+    the tokens of a stop string; ``text`` holds neither, unless ``include_stop_str_in_output``.
+    ``cumulative_logprob`` is the sum over all chosen tokens, where ``logprobs`` were asked for.
     ``finish_reason`` is None while it runs, then ``stop`` (end-of-sequence, a stop string or a
     stop token), ``length`` (max_tokens or the model's length), ``abort`` or ``error``.
     ``stop_reason`` is the stop string or the stop token id that ended it, None for the model's
@@ -43,15 +48,19 @@ class CompletionOutput:
     lora_request: LoRARequest | None = None
 
     def finished(self) -> bool:
+        """Whether nothing more will come for this completion."""
         return self.finish_reason is not None
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestOutput:
     """The state of a request after a step.
 
-    ``outputs`` holds ``n`` completions ordered by index. ``lora_request`` is the adapter that
-    served them, and ``adapter_digest`` the content identity of the weights that were used.
+    ``outputs`` holds the ``n`` completions ordered by index; in ``DELTA`` outputs only those with
+    something new. ``finished`` says that no output follows for this request.
+    ``lora_request`` is the adapter that served them, and ``adapter_digest`` the content identity
+    of the weights that were used. ``prompt_logprobs`` has None for the first token of the prompt,
+    which nothing precedes; in ``DELTA`` mode only the first output carries them.
     ``num_cached_tokens`` counts prompt tokens whose keys and values came from the prefix cache.
     ``error`` is set when ``finish_reason`` is ``error``: the request could not be served, for
     this reason, and nothing else was affected.
@@ -66,4 +75,4 @@ class RequestOutput:
     adapter_digest: str | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     num_cached_tokens: int = 0
-    error: Exception | None = field(default=None)
+    error: Exception | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, decoders
 from transformers import PreTrainedTokenizerFast
 
 from loramux.engine.detokenizer import DetokenizerFactory
@@ -51,6 +52,22 @@ def test_common_families_take_the_quick_way(make: Made):
 @pytest.mark.parametrize("make", [made.word_piece, made.metaspace, made.slow])
 def test_other_families_take_the_general_way(make: Made):
     assert isinstance(FACTORIES[make].detokenizer([]), WindowDetokenizer)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        decoders.Sequence([decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)]),
+        decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 2, 0)]),
+        decoders.Sequence([decoders.Replace("▁▁", " "), decoders.Fuse()]),
+        decoders.Sequence([decoders.Replace(Regex("▁"), " "), decoders.Fuse()]),
+        decoders.Sequence([decoders.Fuse(), decoders.Replace("▁", " ")]),
+    ],
+)
+def test_decoders_that_look_across_tokens_take_the_general_way(decoder: Any):
+    tokenizer = Tokenizer.from_str(made.llama_like().to_str())
+    tokenizer.decoder = decoder
+    assert isinstance(DetokenizerFactory(tokenizer).detokenizer([]), WindowDetokenizer)
 
 
 def test_a_transformers_tokenizer_is_taken_by_its_backend():
@@ -113,6 +130,22 @@ def test_long_broken_texts_are_cut_between_marks(repeated: bytes, before: int):
     parts = deltas(made.slow, [0x61], output)
     assert "".join(parts) == bytes(output).decode(errors="replace")
     assert sum(map(bool, parts)) > 3
+
+
+def test_long_broken_texts_are_not_cut_inside_a_character():
+    ends_and_breaks = made.slow().convert_tokens_to_ids("ad80")
+    output = [*[0x80] * 5, 0xE4, 0xB8, ends_and_breaks, 0xFF, 0x61]
+    assert "".join(deltas(made.slow, [0x61], output)) == MARK * 5 + "中" + MARK * 2 + "a"
+
+
+def test_a_decoder_that_can_be_cut_nowhere_is_read_as_a_whole():
+    def decode(token_ids: list[int]) -> str:
+        return "x" + MARK * len(token_ids)
+
+    detokenizer = WindowDetokenizer(decode, [1], frozenset())
+    parts = [*[detokenizer.push(2) for _ in range(25)], detokenizer.finish()]
+    assert "".join(parts) == MARK * 25
+    assert sum(map(bool, parts)) == 3
 
 
 def test_text_handed_out_stays_when_later_bytes_spoil_the_run():
@@ -234,7 +267,7 @@ def test_special_tokens_are_skipped_or_shown(make: Made):
 def test_texts_of_single_tokens():
     factory = FACTORIES[made.llama_like]
     tokenizer = made.llama_like()
-    assert factory.token_text(tokenizer.token_to_id("▁Hello")) == " Hello"
-    assert factory.token_text(tokenizer.token_to_id("</s>")) == "</s>"
-    assert factory.token_text(tokenizer.token_to_id("<0xE4>")) == MARK
-    assert FACTORIES[made.word_piece].token_text(1) == "hello"
+    assert factory.token_texts[tokenizer.token_to_id("▁Hello")] == " Hello"
+    assert factory.token_texts[tokenizer.token_to_id("</s>")] == "</s>"
+    assert factory.token_texts[tokenizer.token_to_id("<0xE4>")] == MARK
+    assert FACTORIES[made.word_piece].token_texts[1] == "hello"

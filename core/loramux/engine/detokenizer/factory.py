@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from tokenizers import Tokenizer
@@ -23,8 +23,20 @@ class Detokenizer(Protocol):
     def finish(self) -> str: ...
 
 
+class TokenTexts(dict[int, str]):
+    """Text of each token on its own, special ones included; broken characters are marked."""
+
+    def __init__(self, text_of: Callable[[int], str]) -> None:
+        super().__init__()
+        self._text_of = text_of
+
+    def __missing__(self, token_id: int) -> str:
+        text = self[token_id] = self._text_of(token_id)
+        return text
+
+
 class DetokenizerFactory:
-    """Makes detokenizers for one tokenizer.
+    """Makes detokenizers for one tokenizer. ``token_texts`` gives the text of single tokens.
 
     Args:
         tokenizer: of transformers (with a fast backend or without) or of ``tokenizers``; else
@@ -36,7 +48,10 @@ class DetokenizerFactory:
         self._decode, self._special_ids = _plain_decode(tokenizer, backend)
         rules = None if backend is None else piece_rules(backend)
         self._pieces = None if backend is None or rules is None else self._tables(backend, rules)
-        self._token_texts: dict[int, str] = {}
+        pieces = self._pieces
+        self.token_texts = TokenTexts(
+            pieces[False].text if pieces else lambda token_id: self._decode([token_id])
+        )
 
     def detokenizer(
         self, prompt_token_ids: Sequence[int], skip_special_tokens: bool = True
@@ -46,15 +61,6 @@ class DetokenizerFactory:
             return PieceDetokenizer(self._pieces[skip_special_tokens], prompt_token_ids)
         skipped = self._special_ids if skip_special_tokens else frozenset[int]()
         return WindowDetokenizer(self._decode, prompt_token_ids, skipped)
-
-    def token_text(self, token_id: int) -> str:
-        """Text of a single token, special ones included; broken characters are marked."""
-        text = self._token_texts.get(token_id)
-        if text is None:
-            pieces = self._pieces
-            text = pieces[False].text(token_id) if pieces else self._decode([token_id])
-            self._token_texts[token_id] = text
-        return text
 
     def _tables(self, backend: Tokenizer, rules: PieceRules) -> dict[bool, Pieces]:
         """Pieces without special tokens (True) and with them (False)."""

@@ -65,7 +65,9 @@ def piece_rules(tokenizer: Tokenizer) -> PieceRules | None:
     steps = _decoder_steps(tokenizer)
     names = "".join(f"{step['type']} " for step in steps)
     if names == "ByteLevel ":
-        return PieceRules(True, False, {}, False)
+        return PieceRules(
+            byte_level=True, byte_fallback=False, replacements={}, strips_leading_space=False
+        )
     if not steps or not _CHAIN.fullmatch(names):
         return None
     replacements = [_replacement(step) for step in steps if step["type"] == "Replace"]
