@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ def attend(
         query: ``[1, num_heads, num_rows, head_dim]``; key, value: ``[1, num_kv_heads, ...]``.
         returns: ``[1, num_rows, num_heads, value_dim]``.
     """
-    layer = module.layer_idx
+    layer = cast(int, module.layer_idx)
     if isinstance(attention_context, KVShapeProbe):
         return attention_context.record(layer, query, key, value), None
     cache = attention_context.caches[layer]
