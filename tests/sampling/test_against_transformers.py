@@ -17,7 +17,7 @@ from transformers import (
 
 from loramux.engine.sampling.batch import RandomRows, SamplingBatch
 from loramux.engine.sampling.edits import Penalties
-from loramux.engine.sampling.truncation import truncate_
+from loramux.engine.sampling.truncation import NUCLEUS_HEAD, truncate_
 from tests.sampling.batches import make_row, on_each_device, random_logits
 
 VOCAB = 211
@@ -73,6 +73,21 @@ def test_min_p(device: str, min_p: float):
     logits = random_logits(8, VOCAB, device=device)
     ours = distribution(logits, [{"min_p": min_p}] * 8)
     assert_same_distribution(ours, warped(logits, MinPLogitsWarper(min_p)))
+
+
+@on_each_device
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95])
+def test_top_p_of_a_large_vocabulary_whether_few_tokens_reach_it_or_not(device: str, top_p: float):
+    peaked, flat = random_logits(2, 3 * NUCLEUS_HEAD, device=device)
+    flat = flat / 100
+    both = torch.stack([peaked, flat])
+    ours = distribution(both, [{"top_p": top_p}] * 2)
+    theirs = warped(both.double(), TopPLogitsWarper(top_p)).float()
+    # Thousands of nearly equal tokens: rounding may move the cut by a few of them.
+    assert ((ours > 0) != (theirs > 0)).sum() <= (0 if top_p < 0.5 else 3)
+    torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=2e-4)
+    alone = distribution(peaked.unsqueeze(0), [{"top_p": top_p}])
+    assert torch.equal(alone[0] > 0, ours[0] > 0)
 
 
 def test_top_k_keeps_ties_as_transformers_does():

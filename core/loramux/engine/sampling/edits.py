@@ -123,9 +123,10 @@ class Penalties:
 
 
 def _padded(arrays: Sequence[NDArray[Any]], width: int, device: torch.device) -> Tensor:
-    padded = np.empty((len(arrays), width), dtype=arrays[0].dtype)
-    for line, array in zip(padded, arrays, strict=True):
+    firsts = torch.from_numpy(np.array([array[0] for array in arrays]))
+    tensor = torch.empty(
+        (len(arrays), width), dtype=firsts.dtype, pin_memory=device.type == "cuda"
+    ).copy_(firsts.unsqueeze(1))
+    for line, array in zip(tensor.numpy(), arrays, strict=True):
         line[: len(array)] = array
-        line[len(array) :] = array[0]
-    tensor = torch.from_numpy(padded)
-    return to_device(tensor, tensor.dtype, device)
+    return tensor.to(device, non_blocking=True)
