@@ -5,6 +5,7 @@ LoramuxError
 ├── ModelNotFoundError         no model or adapter of that name (HTTP 404)
 ├── AdapterError
 │   ├── AdapterRefusedError    the adapter cannot be served exactly (HTTP 400)
+│   │   └── AdapterNotFoundError  there is no adapter at the path given (HTTP 404)
 │   └── AdapterUnavailableError  its source could not answer; try again (HTTP 503)
 ├── EngineBusyError            a queue is full; try again (HTTP 429)
 ├── EngineDeadError            the engine loop has ended (HTTP 500)
@@ -39,6 +40,10 @@ class AdapterError(LoramuxError):
 
 class AdapterRefusedError(AdapterError, ValueError):
     """The adapter was read, and serving it exactly is not possible."""
+
+
+class AdapterNotFoundError(AdapterRefusedError):
+    """There is no adapter where the request says."""
 
 
 class AdapterUnavailableError(AdapterError):

@@ -47,6 +47,7 @@ class FakeEngine:
         self.adapters: list[LoRARequest | None] = []
         self.loads: list[LoRARequest] = []
         self.loads_cancelled = 0
+        self.unloaded: list[str] = []
         self.failures: dict[str, Exception] = {}
         self.load_failures: dict[str, Exception] = {}
         self.fails_after = 0
@@ -83,6 +84,9 @@ class FakeEngine:
         if error := self.load_failures.get(lora_request.path):
             raise error
         return FakeAdapterInfo(lora_request.name, digest_of(lora_request), lora_request.path)
+
+    async def unload_lora(self, lora_name: str) -> None:
+        self.unloaded.append(lora_name)
 
     def adapter_infos(self) -> list[FakeAdapterInfo]:
         last = {request.name: request for request in self.loads}

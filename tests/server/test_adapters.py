@@ -11,7 +11,7 @@ import httpx
 import pytest
 from openai import APIStatusError, BadRequestError, NotFoundError
 
-from loramux.errors import AdapterRefusedError, AdapterUnavailableError
+from loramux.errors import AdapterNotFoundError, AdapterRefusedError, AdapterUnavailableError
 from tests.server.fake_engine import digest_of
 from tests.server.running_server import RunningServer, wait_until
 
@@ -170,7 +170,7 @@ def test_load_in_place_is_for_one_load(server: RunningServer, checkpoint: Path) 
 def test_refusals_in_vllms_words(server: RunningServer, checkpoint: Path, tmp_path: Path) -> None:
     server.engine.load_failures = {
         str(checkpoint): AdapterRefusedError("rank 99 is over."),
-        "/nowhere": AdapterRefusedError("it is no directory."),
+        "/nowhere": AdapterNotFoundError("it is no directory."),
         "down": AdapterUnavailableError("the Hub does not answer."),
     }
     load(server, "taken", tmp_path)
@@ -192,6 +192,7 @@ def test_refusals_in_vllms_words(server: RunningServer, checkpoint: Path, tmp_pa
         error = response.json()["error"]
         assert (response.status_code, error["type"], error["message"]) == (status, kind, message)
     unload(server, "taken")
+    assert server.engine.unloaded[-1] == "taken"
     missing = unload(server, "taken")
     assert missing.status_code == 404
     assert missing.json()["error"]["message"] == "The lora adapter 'taken' cannot be found."

@@ -23,6 +23,9 @@ log = get_logger(__name__)
 
 Outcome = RequestOutput | Exception
 
+SHUTDOWN_SECONDS = 30
+"""A step takes milliseconds; one that takes this long will not end."""
+
 
 class Mailbox:
     """Outputs of one request on their way from the engine's thread to its caller."""
@@ -95,9 +98,10 @@ class AsyncLLMEngine:
         )
         adapter = None if lora_request is None else await self._load(lora_request)
         mailbox = self._open_mailbox(request_id)
-        self._command(lambda: self._submit(prepared, adapter))
         finished = False
         try:
+            self._command(lambda: self._submit(prepared, adapter))
+            self._check_alive()  # the engine may have ended before it could see the mailbox
             while not finished:
                 output = await mailbox.get()
                 finished = output.finished
@@ -127,6 +131,13 @@ class AsyncLLMEngine:
         infos = {info.name: info for info in self.adapter_infos()}
         return infos[lora_request.lora_name]
 
+    async def unload_lora(self, lora_name: str) -> None:
+        """Free the adapter of a name, on the device once the requests that run on it are over."""
+        adapter = None if self._materializer is None else self._materializer.forget(lora_name)
+        if adapter is not None and self._lora is not None:
+            pool = self._lora.pool
+            self._command(lambda: pool.retire(adapter.digest))
+
     def adapter_infos(self) -> list[AdapterInfo]:
         """Adapters the engine knows, the latest asked for last."""
         if self._materializer is None or self._lora is None:
@@ -145,7 +156,9 @@ class AsyncLLMEngine:
         """End the engine's thread; requests that still run fail with EngineDeadError."""
         self._stopping = True
         self._engine.core.wake()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, SHUTDOWN_SECONDS)
+        if self._thread.is_alive():
+            log.error("the engine's thread did not end within %d s", SHUTDOWN_SECONDS)
         await asyncio.to_thread(self._engine.shutdown)
 
     async def _load(self, lora_request: LoRARequest) -> Adapter:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from loramux.lora.adapter import Adapter
-from loramux.lora.device_pool import DevicePool, ResidentAdapter
+from loramux.lora.device_pool import DevicePool
 
 
 @dataclass
@@ -51,7 +51,7 @@ class AdapterAdmission:
         """A sequence starts running; ``may_join`` said yes in this step."""
         if adapter is None:
             return
-        self._resident(adapter).references += 1
+        self.pool.hold(adapter)
         self._running[adapter.digest] += 1
         self._since.setdefault(adapter.digest, time.monotonic())
 
@@ -60,16 +60,11 @@ class AdapterAdmission:
         if adapter is None:
             return
         digest = adapter.digest
-        self._resident(adapter).references -= 1
+        self.pool.let_go(adapter)
         self._running[digest] -= 1
         if not self._running[digest]:
             del self._running[digest]
             del self._since[digest]
-
-    def _resident(self, adapter: Adapter) -> ResidentAdapter:
-        resident = self.pool.get(adapter)
-        assert resident is not None, "an adapter with running sequences is never evicted"
-        return resident
 
     def _consider_draining(self, adapter: Adapter, arrival: float) -> None:
         if self._draining is not None or adapter.digest in self._running:

@@ -41,6 +41,8 @@ class ResidentAdapter:
     pairs: Mapping[str, ResidentPair]
     ready: torch.cuda.Event | None = None
     references: int = 0
+    is_retired: bool = False
+    """To be freed as soon as no sequence runs on it."""
 
     @property
     def digest(self) -> str:
@@ -119,16 +121,31 @@ class DevicePool:
         failures, self._failures = self._failures, {}
         return failures
 
-    def drop(self, adapter: Adapter) -> bool:
-        """Free an adapter's device memory now; False while sequences run on it."""
-        resident = self._resident.get(adapter.digest)
-        if resident is not None and resident.references:
-            return False
-        self._resident.pop(adapter.digest, None)
-        return True
+    def hold(self, adapter: Adapter) -> None:
+        """Count one more sequence that runs on a resident adapter."""
+        resident = self._resident[adapter.digest]
+        resident.references += 1
+        resident.is_retired = False
+
+    def let_go(self, adapter: Adapter) -> None:
+        """Count one sequence less, and free the adapter if it was waiting for that."""
+        resident = self._resident[adapter.digest]
+        resident.references -= 1
+        self._free_if_retired(resident)
+
+    def retire(self, digest: str) -> None:
+        """Free an adapter's memory once no sequence runs on it."""
+        resident = self._resident.get(digest)
+        if resident is not None:
+            resident.is_retired = True
+            self._free_if_retired(resident)
 
     def shutdown(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _free_if_retired(self, resident: ResidentAdapter) -> None:
+        if resident.is_retired and not resident.references:
+            del self._resident[resident.digest]
 
     def _make_room(self, keep: Collection[str]) -> bool:
         """Evict the least recently used adapters that nobody needs until one more fits."""

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from loramux.errors import AdapterRefusedError, AdapterUnavailableError
+from loramux.errors import AdapterNotFoundError, AdapterUnavailableError
 from loramux.lora.adapter import LocalCheckpoint, SourceRevision
 from loramux.lora.request import LoRARequest
 
@@ -19,7 +19,7 @@ def locate(request: LoRARequest) -> LocalCheckpoint:
     """Find the checkpoint a request names, downloading it from the Hub where it is an id there.
 
     Raises:
-        AdapterRefusedError: the path is neither a checkpoint directory nor a repository id.
+        AdapterNotFoundError: the path is neither a checkpoint directory nor a repository id.
         AdapterUnavailableError: the Hub could not answer.
     """
     directory = Path(request.lora_path).expanduser()
@@ -41,7 +41,7 @@ def _revision(directory: Path) -> SourceRevision:
 
 def _from_hub(request: LoRARequest) -> Path:
     if not _REPOSITORY_ID.fullmatch(request.lora_path):
-        raise AdapterRefusedError(
+        raise AdapterNotFoundError(
             f"No adapter found for {request.lora_path}: it is neither a directory nor a Hugging "
             f"Face repository id; check the path of adapter {request.lora_name!r}."
         )
@@ -56,7 +56,7 @@ def _from_hub(request: LoRARequest) -> Path:
             f"answer and {request.lora_path} is not in the local cache; try again later."
         ) from error
     except HfHubHTTPError as error:
-        raise AdapterRefusedError(
+        raise AdapterNotFoundError(
             f"No adapter found for {request.lora_path}: it is no directory here, and the Hugging "
             f"Face Hub answers: {_first_line(error)}"
         ) from error

@@ -78,13 +78,14 @@ class Materializer:
             names = list(self._by_name.items())
         return [self._info(name, adapter, resident_digests) for name, adapter in names]
 
-    def forget(self, name: str) -> None:
-        """Drop a name; its adapter leaves the host cache unless another name needs it."""
+    def forget(self, name: str) -> Adapter | None:
+        """Drop a name; returns its adapter, gone from the host, if no other name needs it."""
         with self._lock:
             adapter = self._by_name.pop(name, None)
-            still_named = adapter in self._by_name.values()
-        if adapter is not None and not still_named:
-            self.host_cache.discard(adapter.digest)
+            if adapter is None or adapter in self._by_name.values():
+                return None
+        self.host_cache.discard(adapter.digest)
+        return adapter
 
     def shutdown(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

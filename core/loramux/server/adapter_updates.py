@@ -6,14 +6,18 @@ error (400) here.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 
-from loramux.errors import AdapterRefusedError, InvalidRequestError, ModelNotFoundError
+from loramux.errors import (
+    AdapterNotFoundError,
+    AdapterRefusedError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
 from loramux.lora.catalog import AdapterModule
 from loramux.server.body import read_json, validate
 from loramux.server.disconnect import while_connected
@@ -75,6 +79,7 @@ async def unload_lora_adapter(request: Request, server: Server) -> PlainTextResp
         server.catalog.unregister(name)
     except ModelNotFoundError as error:
         raise ApiError(404, "NotFoundError", str(error), "lora_name") from error
+    await server.engine.unload_lora(name)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
 
@@ -87,7 +92,7 @@ def _failed(reason: Any) -> ApiError:
 
 
 def _refusal(name: str, path: str, error: AdapterRefusedError) -> ApiError:
-    if Path(path).expanduser().is_dir():
+    if not isinstance(error, AdapterNotFoundError):
         return _failed(error)
     message = f"Loading lora {name} failed: No adapter found for {path}"
     return ApiError(404, "NotFoundError", message, "lora_path")
