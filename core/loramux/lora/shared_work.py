@@ -38,7 +38,11 @@ class SharedWork(Generic[Key, Result]):
         self._flights: dict[Key, _Flight[Result]] = {}
 
     def join(self, key: Key, work: Callable[[Callable[[], bool]], Result]) -> Future[Result]:
-        """Start ``work(abandoned)`` unless it is under way, and wait for it through a future."""
+        """Start ``work(abandoned)`` unless it is under way, and wait for it through a future.
+
+        Raises:
+            RuntimeError: the executor has been shut down.
+        """
         waiter: Future[Result] = Future()
         with self._lock:
             flight = self._flights.get(key)
@@ -48,13 +52,23 @@ class SharedWork(Generic[Key, Result]):
             flight.waiters.add(waiter)
         waiter.add_done_callback(lambda done: self._leave(key, flight, done))
         if is_new:
-            flight.work = self._executor.submit(work, lambda: flight.abandoned)
-            flight.work.add_done_callback(lambda done: self._land(key, flight, done))
+            self._start(key, flight, work)
         return waiter
 
     def __len__(self) -> int:
         with self._lock:
             return len(self._flights)
+
+    def _start(
+        self, key: Key, flight: _Flight[Result], work: Callable[[Callable[[], bool]], Result]
+    ) -> None:
+        try:
+            flight.work = self._executor.submit(work, lambda: flight.abandoned)
+        except RuntimeError:
+            with self._lock:
+                self._forget(key, flight)  # or the next to ask would wait for it for ever
+            raise
+        flight.work.add_done_callback(lambda done: self._land(key, flight, done))
 
     def _leave(self, key: Key, flight: _Flight[Result], waiter: Future[Result]) -> None:
         with self._lock:
