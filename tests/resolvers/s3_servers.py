@@ -1,0 +1,110 @@
+"""Two S3 servers on loopback: moto for the semantics, rclone for real signatures and real files."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.config
+import pytest
+
+KEY, SECRET = "access-key", "secret-key"
+BUCKET = "adapters"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server, and boto3 as the other client that fills it."""
+
+    url: str
+
+    def environment(self, url: str | None = None) -> dict[str, str]:
+        """What an operator would set to use it."""
+        return {
+            "AWS_ENDPOINT_URL": url or self.url,
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
+    def client(self) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+            config=botocore.config.Config(
+                response_checksum_validation="when_required",
+                request_checksum_calculation="when_required",
+            ),
+        )
+
+    def put(self, key: str, content: bytes, bucket: str = BUCKET) -> None:
+        self.client().put_object(Bucket=bucket, Key=key, Body=content)
+
+    def put_adapter(self, prefix: str, tensors: bytes, config: bytes = b"{}") -> None:
+        self.put(f"{prefix}/adapter_config.json", config)
+        self.put(f"{prefix}/adapter_model.safetensors", tensors)
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[str]:
+    """Run a server that prints its address, and end it in any case."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    )
+    try:
+        yield _address(process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if match := re.search(r"http://127\.0\.0\.1:\d+", line):
+            threading.Thread(target=process.stdout.read, daemon=True).start()  # keep the pipe empty
+            return match.group()
+    raise AssertionError(f"the server did not start: {''.join(printed)}")
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[S3Server]:
+    with running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]) as url:
+        server = S3Server(url)
+        server.client().create_bucket(Bucket=BUCKET)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    directory = tmp_path_factory.mktemp("rclone")
+    (directory / BUCKET).mkdir()
+    command = [
+        str(Path(sys.executable).with_name("rclone")),
+        "serve",
+        "s3",
+        f"--config={os.devnull}",
+        "--addr=127.0.0.1:0",
+        f"--auth-key={KEY},{SECRET}",
+        "--dir-cache-time=0s",
+        str(directory),
+    ]
+    with running(command) as url:
+        yield S3Server(url)
