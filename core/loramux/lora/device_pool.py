@@ -94,10 +94,12 @@ class DevicePool:
     def prefetch(self, adapter: Adapter, keep: Collection[str] = ()) -> bool:
         """Start placing an adapter if it is not here; False if every place is taken.
 
-        ``keep`` are digests not to be evicted for it, beside those that sequences run on.
+        ``keep`` are digests not to be evicted for it, beside those that sequences run on. An
+        adapter whose failure nobody has taken yet is not tried again: those who wait for it are
+        about to be told.
         """
         digest = adapter.digest
-        if digest in self._resident or digest in self._placing:
+        if digest in self._resident or digest in self._placing or digest in self._failures:
             return True
         if not self._make_room(keep):
             return False
