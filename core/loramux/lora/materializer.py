@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -31,16 +32,16 @@ MAX_KNOWN_ADAPTERS = 4096
 class Materializer:
     """Owner of "fetch" and "read": from a LoRA request to validated tensors on the host.
 
-    Requests for the same source share one read, failures included; different sources are read in
-    parallel, at most ``max_concurrent`` at a time. The work of a source whose every requester
-    has gone is dropped, and nothing of it is kept.
+    Those who ask for one name at one source share one read, failures included; different sources
+    are read in parallel, at most ``max_concurrent`` at a time. The work of a source whose every
+    requester has gone is dropped, and nothing of it is kept.
     """
 
     def __init__(self, read: ReadCheckpoint, host_cache_size: int, max_concurrent: int = 8) -> None:
         self._read = read
         self.host_cache = HostCache(host_cache_size)
         self._threads = ThreadPoolExecutor(max_concurrent, thread_name_prefix="loramux-adapter")
-        self._work: SharedWork[LoRARequest, Adapter] = SharedWork(self._threads)
+        self._work: SharedWork[tuple[LoRARequest, object], Adapter] = SharedWork(self._threads)
         self._lock = threading.Lock()
         self._by_digest: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
         self._by_source: OrderedDict[LocalCheckpoint, Adapter] = OrderedDict()
@@ -51,7 +52,10 @@ class Materializer:
 
         The future raises AdapterRefusedError or AdapterUnavailableError.
         """
-        return self._work.join(request, lambda abandoned: self._load(request, abandoned))
+        # A reload shares nothing: a read that is under way may have seen the old bytes.
+        share = object() if request.load_inplace else None
+        key = (replace(request, lora_int_id=1), share)
+        return self._work.join(key, lambda abandoned: self._load(request, abandoned))
 
     def weights(self, adapter: Adapter) -> AdapterWeights:
         """Tensors of a known adapter, read again if they have left the host cache. Blocks.
@@ -117,12 +121,12 @@ class Materializer:
             if adapter is None:
                 adapter = Adapter(weights.digest, source, weights.max_rank, weights.num_bytes)
                 self._by_digest[weights.digest] = adapter
-            adapter.source = source
         self.host_cache.put(weights)
         return adapter
 
     def _remember(self, request: LoRARequest, source: LocalCheckpoint, adapter: Adapter) -> None:
         with self._lock:
+            adapter.source = source  # a copy elsewhere that it was read from may be gone by now
             _put_bounded(self._by_source, source, adapter)
             _put_bounded(self._by_name, request.lora_name, adapter)
 
