@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
-from loramux.errors import AdapterNotFoundError, AdapterUnavailableError
+from loramux.errors import AdapterNotFoundError
 from loramux.lora.adapter import LocalCheckpoint, SourceRevision
+from loramux.lora.hub import HubPath, find_on_hub
 from loramux.lora.request import LoRARequest
 
 CHECKPOINT_FILES = ("adapter_config.json", "adapter_model.safetensors")
-
-_REPOSITORY_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 def locate(request: LoRARequest) -> LocalCheckpoint:
@@ -40,28 +38,15 @@ def _revision(directory: Path) -> SourceRevision:
 
 
 def _from_hub(request: LoRARequest) -> Path:
-    if not _REPOSITORY_ID.fullmatch(request.lora_path):
+    path = HubPath.parse(request.lora_path)
+    if path is None:
         raise AdapterNotFoundError(
             f"No adapter found for {request.lora_path}: it is neither a directory nor a Hugging "
             f"Face repository id; check the path of adapter {request.lora_name!r}."
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(request.lora_path, allow_patterns=list(CHECKPOINT_FILES)))
-    except LocalEntryNotFoundError as error:
-        raise AdapterUnavailableError(
-            f"Adapter {request.lora_name!r} could not be fetched: the Hugging Face Hub does not "
-            f"answer and {request.lora_path} is not in the local cache; try again later."
-        ) from error
-    except HfHubHTTPError as error:
+        return find_on_hub(path).fetch(Path(), lambda done, total: None)
+    except AdapterNotFoundError as error:
         raise AdapterNotFoundError(
-            f"No adapter found for {request.lora_path}: it is no directory here, and the Hugging "
-            f"Face Hub answers: {_first_line(error)}"
+            f"No adapter found for {request.lora_path}: it is no directory here, and {error}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
