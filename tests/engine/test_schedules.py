@@ -1,0 +1,126 @@
+"""Whatever arrives whenever, everybody gets their own tokens, and nothing is held at the end."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from tests.engine.simulated_core import ADAPTERS, VOCABULARY, Simulation
+
+adapters = st.none() | st.sampled_from(ADAPTERS)
+prompts = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=6)
+adds = st.tuples(st.just("add"), prompts, adapters, st.integers(1, 6))
+steps = st.tuples(st.just("step"), st.integers(1, 4))
+aborts = st.tuples(st.just("abort"), st.integers(0, 30))
+events = st.lists(adds | adds | steps | aborts, min_size=5, max_size=60)
+
+
+def play(simulation: Simulation, events: list[tuple]) -> None:
+    for kind, *arguments in events:
+        if kind == "add":
+            simulation.add(*arguments)
+        elif kind == "step":
+            for _ in range(arguments[0]):
+                simulation.step()
+        elif arguments[0] < len(simulation.sequences):
+            simulation.abort(str(arguments[0]))
+    simulation.drain()
+
+
+@settings(deadline=None, max_examples=250)
+@given(
+    events=events,
+    num_blocks=st.integers(6, 10),
+    max_loras=st.integers(1, 4),
+    delay=st.integers(0, 3),
+    caching=st.booleans(),
+    budget=st.integers(4, 12),
+)
+def test_everybody_gets_their_own_tokens(events, num_blocks, max_loras, delay, caching, budget):
+    simulation = Simulation.make(
+        num_blocks,
+        pool_capacity=2 * max_loras,
+        delay=delay,
+        max_loras=max_loras,
+        enable_prefix_caching=caching,
+        max_num_batched_tokens=budget,
+    )
+    play(simulation, events)
+    simulation.check_all_right()
+    event("preempted", any(s.num_preemptions for s in simulation.sequences.values()))
+    event("cached", any(s.num_cached_tokens for s in simulation.sequences.values()))
+
+
+@settings(deadline=None, max_examples=60)
+@given(events=events, max_loras=st.integers(1, 2), broken=st.sets(st.sampled_from("abcd")))
+def test_adapters_that_cannot_be_placed_fail_their_own_sequences(events, max_loras, broken):
+    simulation = Simulation.make(12, pool_capacity=2, delay=1, max_loras=max_loras)
+    simulation.pool.broken = broken
+    play(simulation, events)
+    simulation.check_all_right()
+    for name, sequence in simulation.sequences.items():
+        is_broken = sequence.adapter is not None and sequence.adapter.digest in broken
+        assert simulation.endings[name] in (
+            {"error", "abort"} if is_broken else {"length", "abort"}
+        )
+
+
+def test_blocks_that_run_out_are_taken_from_who_came_last():
+    simulation = Simulation.make(6)
+    names = [simulation.add([n % 3] * 4, None, 6) for n in range(3)]
+    simulation.drain()
+    simulation.check_all_right()
+    preemptions = [simulation.sequences[name].num_preemptions for name in names]
+    assert preemptions[0] == 0
+    assert preemptions[1] > 0
+    assert preemptions[2] > 0
+
+
+def test_a_stream_never_pauses_for_a_newcomer():
+    simulation = Simulation.make(40, max_num_batched_tokens=4)
+    first = simulation.add([0], None, 20)
+    simulation.step()
+    simulation.add([1] * 12, None, 2)
+    for _ in range(6):
+        simulation.step()
+    assert len(simulation.tokens[first]) == 7
+
+
+@pytest.mark.parametrize("max_loras", [1, 2])
+def test_endless_company_starves_nobody(max_loras):
+    """Requests for other adapters keep coming for as long as one waits for its own."""
+    simulation = Simulation.make(40, max_loras=max_loras, pool_capacity=2 * max_loras)
+    crowd = ADAPTERS[:max_loras]
+    for adapter in crowd:
+        simulation.add([0], adapter, 3)
+    simulation.step()
+    lonely = simulation.add([1], ADAPTERS[-1], 2)
+    for _ in range(20):
+        for adapter in crowd:
+            simulation.add([0, 1], adapter, 3)
+        simulation.step()
+        if lonely in simulation.endings:
+            break
+    assert simulation.endings[lonely] == "length"
+    simulation.drain()
+    simulation.check_all_right()
+
+
+def test_a_crowd_for_one_adapter_holds_up_neither_the_base_model_nor_the_others():
+    simulation = Simulation.make(40, max_loras=2, delay=10)
+    for _ in range(10):
+        simulation.add([0], ADAPTERS[0], 2)
+    base = simulation.add([1], None, 2)
+    simulation.step()
+    simulation.step()
+    assert simulation.endings == {base: "length"}
+    simulation.drain()
+    simulation.check_all_right()
+
+
+def test_one_at_a_time_is_in_the_order_of_arrival():
+    simulation = Simulation.make(40, max_loras=1, max_num_seqs=1)
+    names = [simulation.add([0], adapter, 2) for adapter in ADAPTERS * 2]
+    simulation.drain()
+    assert list(simulation.endings) == names
