@@ -30,6 +30,50 @@ class RowGroups:
     slots: int
     width: int
 
+    def weights(self, stacked: Tensor) -> Tensor:
+        return stacked
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Rows of ``x`` by cell, ``[slots, width, ...]``."""
+        return x.index_select(0, self.rows).view(self.slots, self.width, *x.shape[1:])
+
+    def add_product_(self, y: Tensor, hidden: Tensor, b: Tensor) -> None:
+        """Add ``hidden @ b``, ``[slots, width, out_features]``, to the rows of ``y`` by cell.
+
+        Rows of no adapter get -0.0 added, which changes no bit of any float.
+        """
+        count = self.slots * self.width
+        cells = torch.empty((count + 1, y.shape[1]), dtype=y.dtype, device=y.device)
+        torch.bmm(hidden, b, out=cells[:count].view(self.slots, self.width, -1))
+        cells[count].fill_(-0.0)
+        y.add_(cells.index_select(0, self.cell_of_row))
+
+
+@dataclass(frozen=True, eq=False)
+class RowRectangle:
+    """Rows of several adapters, equally many each, that lie in the order of successive slots.
+
+    The common case of a running batch: nothing has to be gathered, padded or put back. Other rows
+    than ``start`` to ``start + slots * width`` are not touched.
+    """
+
+    start: int
+    first_slot: int
+    slots: int
+    width: int
+
+    def weights(self, stacked: Tensor) -> Tensor:
+        return stacked[self.first_slot : self.first_slot + self.slots]
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Rows of ``x`` by cell, ``[slots, width, ...]``."""
+        rows = x[self.start : self.start + self.slots * self.width]
+        return rows.view(self.slots, self.width, *x.shape[1:])
+
+    def add_product_(self, y: Tensor, hidden: Tensor, b: Tensor) -> None:
+        """Add ``hidden @ b``, ``[slots, width, out_features]``, to the rows of ``y``."""
+        self.gather(y).baddbmm_(hidden, b)
+
 
 @dataclass(frozen=True, eq=False)
 class RowSegment:
@@ -39,12 +83,11 @@ class RowSegment:
 
 
 def add_grouped_lora_(
-    y: Tensor, x: Tensor, groups: RowGroups, a: Tensor, b: Tensor, scaling: Tensor
+    y: Tensor, x: Tensor, groups: RowGroups | RowRectangle, a: Tensor, b: Tensor, scaling: Tensor
 ) -> None:
     """Add ``scaling * (x A) B`` to the rows of ``y`` that belong to an adapter, in place.
 
-    Two batched products whatever the number of adapters. Rows of no adapter get -0.0 added,
-    which changes no bit of any float.
+    Two batched products whatever the number of adapters.
 
     Shapes:
         y: ``[num_rows, out_features]``; x: ``[num_rows, in_features]``.
@@ -52,26 +95,17 @@ def add_grouped_lora_(
             largest rank among the slots.
         scaling: ``[slots, 1, 1]``.
     """
-    cells = x.index_select(0, groups.rows).view(groups.slots, groups.width, -1)
-    _add_cells_(y, torch.bmm(cells, a).mul_(scaling), groups, b)
+    hidden = torch.bmm(groups.gather(x), groups.weights(a)).mul_(groups.weights(scaling))
+    groups.add_product_(y, hidden, groups.weights(b))
 
 
 def add_grouped_embedding_lora_(
-    y: Tensor, ids: Tensor, groups: RowGroups, a: Tensor, b: Tensor, scaling: Tensor
+    y: Tensor, ids: Tensor, groups: RowGroups | RowRectangle, a: Tensor, b: Tensor, scaling: Tensor
 ) -> None:
     """The same for an embedding, where ``x A`` is a look-up: ``a`` is ``[slots, vocab, rank]``."""
-    slot = torch.arange(groups.slots, device=ids.device).repeat_interleave(groups.width)
-    hidden = a[slot, ids.index_select(0, groups.rows)].view(groups.slots, groups.width, -1)
-    _add_cells_(y, hidden * scaling, groups, b)
-
-
-def _add_cells_(y: Tensor, hidden: Tensor, groups: RowGroups, b: Tensor) -> None:
-    """Expand ``hidden`` (``[slots, width, rank]``) and add each cell to the row that takes it."""
-    count = groups.slots * groups.width
-    cells = torch.empty((count + 1, y.shape[1]), dtype=y.dtype, device=y.device)
-    torch.bmm(hidden, b, out=cells[:count].view(groups.slots, groups.width, -1))
-    cells[count].fill_(-0.0)
-    y.add_(cells.index_select(0, groups.cell_of_row))
+    slot = torch.arange(groups.slots, device=ids.device)[:, None]
+    hidden = groups.weights(a)[slot, groups.gather(ids)] * groups.weights(scaling)
+    groups.add_product_(y, hidden, groups.weights(b))
 
 
 def add_segment_lora_(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from loramux_kernels.lora import (
     RowGroups,
+    RowRectangle,
     RowSegment,
     add_grouped_embedding_lora_,
     add_grouped_lora_,
@@ -118,6 +119,34 @@ def test_grouped_embedding_rows_get_their_own_update(batch, out_features, seed):
     before = y.clone()
     add_grouped_embedding_lora_(y, ids, group(slot_of_row, len(pairs)), *stack(pairs))
     check(y, before, slot_of_row, [pair.looked_up(ids) for pair in pairs])
+
+
+@st.composite
+def rectangles(draw: st.DrawFn) -> tuple[list[int], RowRectangle, list[int | None]]:
+    """Ranks of some slots, a rectangle over some of them, and the slot of every row."""
+    ranks = draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
+    first = draw(st.integers(0, len(ranks) - 1))
+    slots = draw(st.integers(1, len(ranks) - first))
+    start, width, end = (draw(st.integers(low, 4)) for low in (0, 1, 0))
+    inside = [first + place for place in range(slots) for _ in range(width)]
+    return ranks, RowRectangle(start, first, slots, width), [None] * start + inside + [None] * end
+
+
+@settings(deadline=None, max_examples=60)
+@given(rectangles(), st.integers(1, 19), st.integers(1, 23), st.integers(0, 2**31))
+def test_rectangles_get_their_own_updates(case, in_features, out_features, seed):
+    ranks, rectangle, slot_of_row = case
+    torch.manual_seed(seed)
+    pairs = [make_pair(rank, in_features, out_features) for rank in ranks]
+    x, y = torch.randn(len(slot_of_row), in_features), torch.randn(len(slot_of_row), out_features)
+    before = y.clone()
+    add_grouped_lora_(y, x, rectangle, *stack(pairs))
+    check(y, before, slot_of_row, [pair.update(x) for pair in pairs])
+
+    lookups = [make_pair(rank, VOCABULARY, out_features) for rank in ranks]
+    ids, y = torch.randint(VOCABULARY, (len(slot_of_row),)), before.clone()
+    add_grouped_embedding_lora_(y, ids, rectangle, *stack(lookups))
+    check(y, before, slot_of_row, [pair.looked_up(ids) for pair in lookups])
 
 
 def segments(rows: list[int]) -> list[RowSegment]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from loramux.lora.device_pool import ResidentAdapter
 from loramux.lora.plan import LoRAPlan, RowSpan, can_be_grouped, plan_rows
 from loramux.lora.stack import AdapterStack
+from loramux_kernels.lora import RowRectangle
 from tests.lora.residents import CPU, SITES, make_resident
 
 WIDE = 4
@@ -52,6 +53,9 @@ def grouped_rows(plan: LoRAPlan) -> dict[int, int]:
     groups = plan.groups
     if groups is None:
         return {}
+    if isinstance(groups, RowRectangle):
+        cells = range(groups.slots * groups.width)
+        return {groups.start + cell: groups.first_slot + cell // groups.width for cell in cells}
     neutral = groups.slots * groups.width
     assert groups.rows.shape == (neutral,)
     slots = {}
@@ -122,3 +126,17 @@ def test_a_long_prompt_does_not_pad_the_others():
     result = plan([(0, 1), (1, 1), (2, 300)]).plan
     assert [segment.adapter for segment in result.segments] == [RESIDENTS[2]]
     assert result.groups.width == 1
+
+
+def test_equally_many_rows_in_the_order_of_slots_are_a_rectangle():
+    result = plan([(0, 2), (1, 2), (2, 2), (None, 3)]).plan
+    assert isinstance(result.groups, RowRectangle)
+    assert (result.groups.start, result.groups.slots, result.groups.width) == (0, 3, 2)
+
+
+def test_unequally_many_rows_are_no_rectangle():
+    assert not isinstance(plan([(0, 2), (1, 1), (2, 2)]).plan.groups, RowRectangle)
+
+
+def test_rows_out_of_the_order_of_slots_are_no_rectangle():
+    assert not isinstance(plan([(0, 1), (None, 1), (1, 1)]).plan.groups, RowRectangle)

@@ -63,13 +63,15 @@ class ModelRunner:
 
     @torch.inference_mode()
     def execute(self, chunks: Seq[Chunk], fresh_blocks: list[int]) -> list[ChunkResult]:
-        """Compute the chunks; one result for each, in their order.
+        """Compute the chunks; one result for each, adapters first and the base model last.
 
         Args:
             fresh_blocks: cache blocks that have just changed hands. They are wiped first, since
                 even a masked key of a stranger would spread if it were NaN.
         """
         self._wipe(fresh_blocks)
+        if self._lora is not None:
+            chunks = self._lora.arrange(chunks, lambda chunk: chunk.sequence.adapter)
         inputs = build_inputs(chunks, self._args.block_size, self.device)
         results = [ChunkResult(chunk) for chunk in chunks]
         sampling = [result for result in results if result.chunk.samples]

@@ -59,7 +59,8 @@ class LoRALayers:
             x = inputs[0].flatten() if is_embedding else inputs[0].reshape(-1, site.in_features)
             stack = self._stack.get(site.name)
             if plan.groups is not None and stack is not None:
-                add_group(y, x, plan.groups, stack.a, stack.b, stack.scaling * embed_scale)
+                scaling = stack.scaling * embed_scale if is_embedding else stack.scaling
+                add_group(y, x, plan.groups, stack.a, stack.b, scaling)
             for segment in plan.segments:
                 pair = segment.adapter.pairs.get(site.name)
                 if pair is not None:

@@ -9,7 +9,7 @@ import torch
 
 from loramux.lora.device_pool import ResidentAdapter
 from loramux.lora.stack import AdapterStack
-from loramux_kernels.lora import RowGroups, RowSegment
+from loramux_kernels.lora import RowGroups, RowRectangle, RowSegment
 
 MAX_GROUPED_RANK = 64
 """Wider adapters are computed alone: padding the others to them would cost more."""
@@ -36,6 +36,14 @@ class AdapterRows:
         return sum(span.stop - span.start for span in self.spans)
 
     @property
+    def first(self) -> int:
+        return self.spans[0].start
+
+    @property
+    def end(self) -> int:
+        return self.spans[-1].stop
+
+    @property
     def rows(self) -> list[int]:
         return [row for span in self.spans for row in range(span.start, span.stop)]
 
@@ -52,7 +60,7 @@ class AdapterSegment:
 class LoRAPlan:
     """How one step applies its adapters: small ones together, large ones one by one."""
 
-    groups: RowGroups | None
+    groups: RowGroups | RowRectangle | None
     segments: list[AdapterSegment]
 
 
@@ -71,7 +79,9 @@ def plan_rows(
     if not adapters:
         return None
     grouped, single = _split(list(adapters.values()))
-    groups = _groups(grouped, num_rows, stack, device) if grouped else None
+    groups: RowGroups | RowRectangle | None = _rectangle(grouped, stack)
+    if groups is None and grouped:
+        groups = _groups(grouped, num_rows, stack, device)
     return LoRAPlan(groups, [_segment(rows, device) for rows in single])
 
 
@@ -91,10 +101,24 @@ def _split(all_rows: list[AdapterRows]) -> tuple[list[AdapterRows], list[Adapter
 
 
 def _segment(rows: AdapterRows, device: torch.device) -> AdapterSegment:
-    first, last = rows.spans[0].start, rows.spans[-1].stop
-    if last - first == rows.count:
-        return AdapterSegment(rows.adapter, RowSegment(slice(first, last)))
+    if rows.end - rows.first == rows.count:
+        return AdapterSegment(rows.adapter, RowSegment(slice(rows.first, rows.end)))
     return AdapterSegment(rows.adapter, RowSegment(torch.tensor(rows.rows, device=device)))
+
+
+def _rectangle(grouped: list[AdapterRows], stack: AdapterStack) -> RowRectangle | None:
+    """The rows as one block in the order of slots, None if they do not lie like that."""
+    if not grouped:
+        return None
+    by_slot = sorted(grouped, key=lambda rows: stack.slot_of(rows.adapter))
+    first_slot = stack.slot_of(by_slot[0].adapter)
+    start, width = by_slot[0].first, by_slot[0].count
+    for place, rows in enumerate(by_slot):
+        first = start + place * width
+        lies_there = (rows.first, rows.end, rows.count) == (first, first + width, width)
+        if not lies_there or stack.slot_of(rows.adapter) != first_slot + place:
+            return None
+    return RowRectangle(start, first_slot, len(by_slot), width)
 
 
 def _groups(

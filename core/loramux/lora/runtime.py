@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 from torch import nn
 
@@ -18,6 +19,8 @@ from loramux.lora.weights import AdapterWeights
 RESIDENT_PER_RUNNING = 2
 """Places on the device for each adapter that may run, so that the next ones can arrive early."""
 
+Item = TypeVar("Item")
+AdapterOf = Callable[[Item], Adapter | None]
 AdapterRows = tuple[Adapter | None, int, int]
 """An adapter, or None for the base model, and its rows from start to stop."""
 
@@ -40,6 +43,25 @@ class LoRARuntime:
         self._stack = AdapterStack(sites, parameter.device, parameter.dtype)
         self._layers = LoRALayers(model, sites, self._stack)
 
+    def arrange(self, items: Sequence[Item], adapter_of: AdapterOf[Item]) -> list[Item]:
+        """Put the parts of a batch in the order of their adapters' slots, the base model last.
+
+        Rows of one adapter then lie together, in the order of the stacked weights, which saves
+        gathering them. Gives every adapter its slot; call it before ``running``.
+        """
+        adapters = dict.fromkeys(a for item in items if (a := adapter_of(item)) is not None)
+        resident = {adapter: self._resident(adapter) for adapter in adapters}
+        grouped = [held for held in resident.values() if can_be_grouped(held)]
+        self._stack.assign(grouped)
+        slots = {held.adapter: self._stack.slot_of(held) for held in grouped}
+        last = len(self._stack)
+
+        def place(item: Item) -> int:
+            adapter = adapter_of(item)
+            return last + 1 if adapter is None else slots.get(adapter, last)
+
+        return sorted(items, key=place)
+
     def running(
         self, tokens: Sequence[AdapterRows], samples: Sequence[AdapterRows]
     ) -> AbstractContextManager[None]:
@@ -49,23 +71,16 @@ class LoRARuntime:
             tokens: adapters of all rows of the batch, in order.
             samples: adapters of the rows whose logits are computed, in order.
         """
-        token_spans = self._spans(tokens)
-        adapters = dict.fromkeys(span.adapter for span in token_spans)
-        self._stack.assign([adapter for adapter in adapters if can_be_grouped(adapter)])
-        return self._layers.running(
-            self._plan(token_spans, tokens), self._plan(self._spans(samples), samples)
-        )
+        return self._layers.running(self._plan(tokens), self._plan(samples))
 
-    def _plan(self, spans: list[RowSpan], rows: Sequence[AdapterRows]) -> LoRAPlan | None:
+    def _plan(self, rows: Sequence[AdapterRows]) -> LoRAPlan | None:
         num_rows = rows[-1][2] if rows else 0
-        return plan_rows(spans, num_rows, self._stack, self._device)
-
-    def _spans(self, rows: Sequence[AdapterRows]) -> list[RowSpan]:
-        return [
+        spans = [
             RowSpan(self._resident(adapter), start, stop)
             for adapter, start, stop in rows
             if adapter is not None
         ]
+        return plan_rows(spans, num_rows, self._stack, self._device)
 
     def _resident(self, adapter: Adapter) -> ResidentAdapter:
         resident = self.pool.get(adapter)
@@ -74,5 +89,3 @@ class LoRARuntime:
 
     def shutdown(self) -> None:
         self.pool.shutdown()
-
-
