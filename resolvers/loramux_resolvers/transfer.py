@@ -42,6 +42,7 @@ def fetch_objects(
     transfer = _Transfer(sum(item.size for item in objects.values()), progress)
     with ExitStack() as files:
         opened = {path: files.enter_context(path.open("wb", buffering=0)) for path in objects}
+        transfer.report()  # whoever has to make room for the files knows the size by now
         for path, item in objects.items():
             _allocate(opened[path].fileno(), item.size)
         calls = (
