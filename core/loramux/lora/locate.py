@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from loramux.errors import AdapterNotFoundError
+from loramux.errors import AdapterNotFoundError, AdapterUnavailableError
 from loramux.lora.adapter import LocalCheckpoint, SourceRevision
 from loramux.lora.hub import HubPath, find_on_hub
 from loramux.lora.request import LoRARequest
+from loramux.lora.untrusted import shown
 
 CHECKPOINT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -18,12 +19,18 @@ def locate(request: LoRARequest) -> LocalCheckpoint:
 
     Raises:
         AdapterNotFoundError: the path is neither a checkpoint directory nor a repository id.
-        AdapterUnavailableError: the Hub could not answer.
+        AdapterUnavailableError: the Hub or the storage could not answer.
     """
-    directory = Path(request.lora_path).expanduser()
-    if not directory.is_dir():
-        directory = _from_hub(request)
-    return LocalCheckpoint(directory.resolve(), _revision(directory), request.base_model_name)
+    path = os.path.expanduser(request.lora_path)
+    # os.path.isdir says no to a path that no system would take; Path.is_dir raises for some.
+    directory = Path(path) if os.path.isdir(path) else _from_hub(request)
+    try:
+        return LocalCheckpoint(directory.resolve(), _revision(directory), request.base_model_name)
+    except OSError as error:
+        raise AdapterUnavailableError(
+            f"Adapter {request.lora_name!r} in {directory} cannot be read ({error.strerror}); "
+            "check its storage and try again."
+        ) from error
 
 
 def _revision(directory: Path) -> SourceRevision:
@@ -41,8 +48,8 @@ def _from_hub(request: LoRARequest) -> Path:
     path = HubPath.parse(request.lora_path)
     if path is None:
         raise AdapterNotFoundError(
-            f"No adapter found for {request.lora_path}: it is neither a directory nor a Hugging "
-            f"Face repository id; check the path of adapter {request.lora_name!r}."
+            f"No adapter found for {shown(request.lora_path)}: it is neither a directory nor a "
+            f"Hugging Face repository id; check the path of adapter {request.lora_name!r}."
         )
     try:
         return find_on_hub(path).fetch(Path(), lambda done, total: None)
