@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -58,6 +58,7 @@ class HubServer:
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Seen] = []
+        self.connections: list[socket.socket] = []
         self.page_size = 1000
         self._behaviours: list[tuple[re.Pattern[str], Behaviour]] = []
         self._servers = [_serve(self), _serve(self)]
@@ -89,10 +90,13 @@ class HubServer:
         return [line for line in lines if re.search(pattern, line)]
 
     def close(self) -> None:
-        """Refuse connections from now on."""
+        """Refuse connections from now on, and end those there are."""
         for server in self._servers:
             server.shutdown()
             server.server_close()
+        for connection in self.connections:
+            with suppress(OSError):  # its client has closed it
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -123,13 +127,15 @@ def drop(handler: Handler) -> bool:
 
 
 def cut(handler: Handler) -> bool:
-    """Announce a body and close the connection in its midst."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "100000")
-    handler.end_headers()
-    handler.wfile.write(b"x" * 1000)
-    handler.close_connection = True
-    return True
+    """Answer as usual, but close the connection in the midst of the body."""
+    handler.is_cut = True
+    return False
+
+
+def once(behaviour: Behaviour) -> Behaviour:
+    """Behave so the first time and as usual from then on."""
+    left = [behaviour]
+    return lambda handler: bool(left) and left.pop()(handler)
 
 
 def send(body: bytes, content_type: str = "text/html") -> Behaviour:
@@ -175,6 +181,11 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     hub: HubServer
+    is_cut = False
+
+    def setup(self) -> None:
+        super().setup()
+        self.hub.connections.append(self.connection)
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -192,7 +203,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if self.is_cut else body)
+            self.close_connection = self.close_connection or self.is_cut
 
     def _answer(self) -> None:
         authorization = self.headers.get("Authorization")
