@@ -91,7 +91,9 @@ class LLMEngine:
         outputs = []
         for one in [request_id] if isinstance(request_id, str) else request_id:
             if one in self._loading:
-                self._loading.pop(one)[1].cancel()
+                request, future = self._loading.pop(one)
+                future.cancel()
+                outputs.append(unstarted_output(request, "abort"))
             self.core.abort(self._sequence_ids.pop(one, ()))
             outputs += self._outputs.abort(one).request_outputs
         return outputs
@@ -177,7 +179,8 @@ class LLMEngine:
             if error is None:
                 self.submit(request, future.result())
             else:
-                failed.append(failed_output(request, error))
+                reason = error if isinstance(error, Exception) else RuntimeError(repr(error))
+                failed.append(unstarted_output(request, "error", reason))
         return failed
 
     def _wait_if_idle(self) -> None:
@@ -186,17 +189,20 @@ class LLMEngine:
             self.core.wait_for_change(IDLE_WAIT)
 
 
-def failed_output(request: PreparedRequest, error: BaseException) -> RequestOutput:
+def unstarted_output(
+    request: PreparedRequest, finish_reason: str, error: Exception | None = None
+) -> RequestOutput:
     """What a request ends with that never reached the core."""
-    completion = CompletionOutput(
-        0, "", [], finish_reason="error", lora_request=request.lora_request
-    )
+    lora = request.lora_request
     return RequestOutput(
         request_id=request.request_id,
         prompt=request.prompt.text,
         prompt_token_ids=request.prompt.token_ids,
-        outputs=[completion],
+        outputs=[
+            CompletionOutput(index, "", [], finish_reason=finish_reason, lora_request=lora)
+            for index in range(request.params.n)
+        ],
         finished=True,
-        lora_request=request.lora_request,
-        error=error if isinstance(error, Exception) else RuntimeError(repr(error)),
+        lora_request=lora,
+        error=error,
     )
