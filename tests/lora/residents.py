@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from loramux.lora.adapter import Adapter, LocalCheckpoint, SourceRevision
+from loramux.lora.adapter import Adapter
 from loramux.lora.device_pool import ResidentAdapter, ResidentPair
+from loramux.lora.origin import LocalCheckpoint, SourceRevision
 from loramux.lora.site import LoRASite, SiteKind
 
 SITES = {

@@ -16,9 +16,10 @@ import torch
 
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
 from loramux.lora import materializer as materializer_module
-from loramux.lora.adapter import LocalCheckpoint, Tier
+from loramux.lora.adapter import Tier
 from loramux.lora.locate import CHECKPOINT_FILES
 from loramux.lora.materializer import Materializer
+from loramux.lora.origin import LocalCheckpoint
 from loramux.lora.request import LoRARequest
 from loramux.lora.weights import AdapterWeights, LowRankPair
 

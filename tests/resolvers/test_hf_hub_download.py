@@ -171,6 +171,19 @@ def test_a_store_that_refuses_is_told_without_its_address(hub, source, tmp_path,
     assert left_behind() == []
 
 
+def test_a_hub_that_refuses_a_file_is_told_with_what_to_do(hub, source, tmp_path):
+    hub.when("HEAD .*safetensors", answer(403))
+    told = rf"refuses access to {REPO} with status 403; .*HF_TOKEN"
+    with pytest.raises(AdapterRefusedError, match=told):
+        fetch(source, tmp_path)
+
+
+def test_a_hub_that_has_lost_a_file_is_told_as_such(hub, source, tmp_path):
+    hub.when("HEAD .*safetensors", answer(404))
+    with pytest.raises(AdapterNotFoundError, match=r"has no file 'adapter_model\.safetensors'"):
+        fetch(source, tmp_path)
+
+
 def test_other_bytes_of_the_same_size_are_never_served(hub, source, tmp_path):
     hub.when(STORE, send(b"\0" * SIZE))
     with pytest.raises(AdapterUnavailableError, match=r"damaged .* SHA-256"):
@@ -246,10 +259,11 @@ def test_too_large_an_adapter_is_not_asked_for(hub, source, tmp_path, monkeypatc
     assert hub.requests == []
 
 
-def test_where_no_listing_told_the_size_none_of_the_content_is_written(
-    hub, source, tmp_path, monkeypatch
+def test_where_no_listing_told_the_size_the_content_is_not_waited_for(
+    hub, source, tmp_path, monkeypatch, patience
 ):
     monkeypatch.setenv("LORAMUX_MAX_ADAPTER_BYTES", str(SIZE + 20))
+    hub.when(STORE, once(drip(threading.Event(), SIZE)))
     with pytest.raises(AdapterRefusedError, match="LORAMUX_MAX_ADAPTER_BYTES"):
         fetch(source, tmp_path)
     assert cached_weights(source) is None
@@ -263,26 +277,35 @@ def test_where_no_listing_told_the_size_none_of_the_content_is_written(
 
 
 @pytest.mark.parametrize("suffix", ["", "@main", "@{commit}", "/sub", "/sub@main", "/sub@{commit}"])
-def test_a_request_may_name_an_adapter_on_the_hub(hub, suffix):
+def test_a_request_may_name_an_adapter_on_the_hub(hub, suffix, tmp_path):
     commit = hub.repository(REPO).push(adapter() | adapter("s", "sub"))
-    directory = locate(LoRARequest("a", 1, REPO + suffix.format(commit=commit))).directory
+    directory = fetch(
+        locate(LoRARequest("a", 1, REPO + suffix.format(commit=commit))).source, tmp_path
+    )
     assert directory.parts[-2 if "sub" in suffix else -1] == commit
     assert {path.name for path in directory.iterdir()} >= {"adapter_config.json"}
     assert len(hub.log("/api/")) == (0 if "{" in suffix else 1)
 
 
-@pytest.mark.parametrize("path", ["org/missing", f"{REPO}@missing", f"{REPO}/missing"])
+@pytest.mark.parametrize("path", ["org/missing", f"{REPO}@missing"])
 def test_a_request_for_what_is_not_there_says_where_was_looked(hub, path):
     hub.repository(REPO).push(adapter())
     with pytest.raises(AdapterNotFoundError, match=f"{path}: it is no directory here, and The Hug"):
         locate(LoRARequest("a", 1, path))
 
 
-def test_a_request_is_served_from_the_cache_while_the_hub_is_away(hub, caplog):
+def test_a_path_that_a_repository_does_not_have_is_not_found(hub, tmp_path):
     hub.repository(REPO).push(adapter())
-    directory = locate(LoRARequest("a", 1, REPO)).directory
+    source = locate(LoRARequest("a", 1, f"{REPO}/missing")).source
+    with pytest.raises(AdapterNotFoundError, match="'missing/adapter_config.json' in"):
+        fetch(source, tmp_path)
+
+
+def test_a_request_is_served_from_the_cache_while_the_hub_is_away(hub, caplog, tmp_path):
+    hub.repository(REPO).push(adapter())
+    directory = fetch(locate(LoRARequest("a", 1, REPO)).source, tmp_path)
     hub.close()
-    assert locate(LoRARequest("a", 1, REPO)).directory == directory
+    assert fetch(locate(LoRARequest("a", 1, REPO)).source, tmp_path) == directory
     assert "is served from the local cache" in caplog.text
     with pytest.raises(AdapterUnavailableError, match="try again later"):
         locate(LoRARequest("a", 1, "org/other"))

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from loramux import env
 from loramux.engine.args import EngineArgs
 from loramux.engine.core import EngineCore
 from loramux.engine.prompts import PromptProcessor
 from loramux.engine.request_factory import RequestFactory
-from loramux.lora.adapter import LocalCheckpoint
+from loramux.lora.origin import LocalCheckpoint
 from loramux.lora.checkpoint import read_adapter
 from loramux.lora.materializer import Materializer, ReadCheckpoint
 from loramux.lora.runtime import LoRARuntime
@@ -67,7 +68,9 @@ def assemble(args: EngineArgs) -> EngineParts:
 
 def _assemble_lora(args: EngineArgs, loaded: LoadedModel) -> tuple[Materializer, LoRARuntime]:
     sites = find_sites(loaded.model)
-    materializer = Materializer(_reader(args, loaded, sites), args.host_cache_size)
+    max_concurrent = env.read_int("LORAMUX_MAX_CONCURRENT_FETCHES", 8, minimum=1)
+    read = _reader(args, loaded, sites)
+    materializer = Materializer(read, args.host_cache_size, max_concurrent)
     return materializer, LoRARuntime(loaded.model, sites, args.max_loras, materializer.weights)
 
 

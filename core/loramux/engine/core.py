@@ -159,6 +159,6 @@ def _invalid_logits(sequence: Sequence) -> LoramuxError:
     if sequence.adapter is None:
         return LoramuxError("The base model produced no valid probabilities for this request.")
     return AdapterRefusedError(
-        f"The adapter in {sequence.adapter.source.directory} makes the model produce NaN for this "
+        f"The adapter in {sequence.adapter.origin.place} makes the model produce NaN for this "
         "request; its weights are likely broken, train or export it again."
     )

@@ -4,28 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 
-
-@dataclass(frozen=True)
-class SourceRevision:
-    """What tells that a local checkpoint may have changed, without reading it.
-
-    One ``(name, inode, size, mtime_ns)`` for each file. Equal revisions are taken for equal
-    bytes; after any read, the digest decides.
-    """
-
-    files: tuple[tuple[str, int, int, int], ...]
-
-
-@dataclass(frozen=True)
-class LocalCheckpoint:
-    """A checkpoint in a directory of this machine, as it was when somebody looked."""
-
-    directory: Path
-    revision: SourceRevision
-    base_model_name: str | None = None
-    """The base model the requester declared it for, instead of what its configuration says."""
+from loramux.lora.origin import CheckpointOrigin
 
 
 @dataclass(eq=False)
@@ -36,7 +16,7 @@ class Adapter:
     """
 
     digest: str
-    source: LocalCheckpoint
+    origin: CheckpointOrigin
     max_rank: int
     num_bytes: int
     load_seconds: dict[str, float] = field(default_factory=dict)

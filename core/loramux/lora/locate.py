@@ -6,24 +6,33 @@ import os
 from pathlib import Path
 
 from loramux.errors import AdapterNotFoundError, AdapterUnavailableError
-from loramux.lora.adapter import LocalCheckpoint, SourceRevision
-from loramux.lora.hub import HubPath, find_on_hub
+from loramux.lora.hub import HubPath, HubSource, find_on_hub
+from loramux.lora.origin import (
+    CheckpointOrigin,
+    LocalCheckpoint,
+    RemoteCheckpoint,
+    SourceRevision,
+)
 from loramux.lora.request import LoRARequest
 from loramux.lora.untrusted import shown
 
 CHECKPOINT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def locate(request: LoRARequest) -> LocalCheckpoint:
-    """Find the checkpoint a request names, downloading it from the Hub where it is an id there.
+def locate(request: LoRARequest) -> CheckpointOrigin:
+    """Find the checkpoint a request names: its own source, a directory, or an id on the Hub.
 
     Raises:
         AdapterNotFoundError: the path is neither a checkpoint directory nor a repository id.
         AdapterUnavailableError: the Hub or the storage could not answer.
     """
+    if request.source is not None:
+        return RemoteCheckpoint(request.source, request.base_model_name)
     path = os.path.expanduser(request.lora_path)
     # os.path.isdir says no to a path that no system would take; Path.is_dir raises for some.
-    directory = Path(path) if os.path.isdir(path) else _from_hub(request)
+    if not os.path.isdir(path):
+        return RemoteCheckpoint(_on_hub(request), request.base_model_name)
+    directory = Path(path)
     try:
         return LocalCheckpoint(directory.resolve(), _revision(directory), request.base_model_name)
     except OSError as error:
@@ -44,7 +53,7 @@ def _revision(directory: Path) -> SourceRevision:
     return SourceRevision(tuple(files))
 
 
-def _from_hub(request: LoRARequest) -> Path:
+def _on_hub(request: LoRARequest) -> HubSource:
     path = HubPath.parse(request.lora_path)
     if path is None:
         raise AdapterNotFoundError(
@@ -52,7 +61,7 @@ def _from_hub(request: LoRARequest) -> Path:
             f"Hugging Face repository id; check the path of adapter {request.lora_name!r}."
         )
     try:
-        return find_on_hub(path).fetch(Path(), lambda done, total: None)
+        return find_on_hub(path)
     except AdapterNotFoundError as error:
         raise AdapterNotFoundError(
             f"No adapter found for {request.lora_path}: it is no directory here, and {error}"

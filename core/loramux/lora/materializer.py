@@ -8,14 +8,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from loramux.errors import AdapterUnavailableError
 from loramux.logger import get_logger
-from loramux.lora.adapter import Adapter, AdapterInfo, LocalCheckpoint, Tier
+from loramux.lora.adapter import Adapter, AdapterInfo, Tier
+from loramux.lora.disk_cache import DiskCache
 from loramux.lora.host_cache import HostCache
 from loramux.lora.locate import locate
+from loramux.lora.origin import CheckpointOrigin, LocalCheckpoint, RemoteCheckpoint
 from loramux.lora.request import LoRARequest
 from loramux.lora.shared_work import Abandoned, SharedWork
 from loramux.lora.weights import AdapterWeights
@@ -24,6 +26,9 @@ log = get_logger(__name__)
 
 ReadCheckpoint = Callable[[LocalCheckpoint], AdapterWeights]
 """Reads and validates; raises AdapterRefusedError or AdapterUnavailableError."""
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 MAX_KNOWN_ADAPTERS = 4096
 """Bounds what is remembered without tensors: a few hundred bytes each."""
@@ -37,15 +42,23 @@ class Materializer:
     requester has gone is dropped, and nothing of it is kept.
     """
 
-    def __init__(self, read: ReadCheckpoint, host_cache_size: int, max_concurrent: int = 8) -> None:
+    def __init__(
+        self,
+        read: ReadCheckpoint,
+        host_cache_size: int,
+        max_concurrent: int = 8,
+        disk_cache: DiskCache | None = None,
+    ) -> None:
         self._read = read
+        self._disk_cache = disk_cache or DiskCache.from_environment()
         self.host_cache = HostCache(host_cache_size)
         self._threads = ThreadPoolExecutor(max_concurrent, thread_name_prefix="loramux-adapter")
         self._work: SharedWork[tuple[LoRARequest, object], Adapter] = SharedWork(self._threads)
         self._lock = threading.Lock()
         self._by_digest: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
-        self._by_source: OrderedDict[LocalCheckpoint, Adapter] = OrderedDict()
+        self._by_origin: OrderedDict[CheckpointOrigin, Adapter] = OrderedDict()
         self._by_name: OrderedDict[str, Adapter] = OrderedDict()
+        self._pinned: OrderedDict[str, RemoteCheckpoint] = OrderedDict()
 
     def load(self, request: LoRARequest) -> Future[Adapter]:
         """Make the adapter known, reading it the first time; cancel the future to leave.
@@ -67,10 +80,11 @@ class Materializer:
         weights = self.host_cache.get(adapter.digest)
         if weights is not None:
             return weights
-        weights = self._read(adapter.source)
+        with adapter.origin.opened(self._disk_cache, _unwatched) as checkpoint:
+            weights = self._read(checkpoint)
         if weights.digest != adapter.digest:
             raise AdapterUnavailableError(
-                f"The adapter in {adapter.source.directory} changed while it was waited for; "
+                f"The adapter in {adapter.origin.place} changed while it was waited for; "
                 "ask again to get the new one."
             )
         self.host_cache.put(weights)
@@ -95,46 +109,73 @@ class Materializer:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, request: LoRARequest, abandoned: Callable[[], bool]) -> Adapter:
-        started = time.perf_counter()
-        source = locate(request)
-        adapter = None if request.load_inplace else self._known(source)
+        origin = self._locate(request)
+        adapter = None if request.load_inplace else self._known(origin)
         if adapter is None:
-            located = time.perf_counter()
-            weights = self._read(source)
-            if abandoned():
-                raise Abandoned
-            adapter = self._adopt(source, weights)
-            read_seconds = time.perf_counter() - located
-            adapter.load_seconds = {"fetch": located - started, "read": read_seconds}
-            _log_read(request, adapter, read_seconds)
-        self._remember(request, source, adapter)
+            adapter = self._read_new(request, origin, abandoned)
+        self._remember(request, origin, adapter)
         return adapter
 
-    def _known(self, source: LocalCheckpoint) -> Adapter | None:
-        with self._lock:
-            return self._by_source.get(source)
+    def _locate(self, request: LoRARequest) -> CheckpointOrigin:
+        """Where the adapter is; a path on the Hub keeps the commit it was first found at.
 
-    def _adopt(self, source: LocalCheckpoint, weights: AdapterWeights) -> Adapter:
+        Otherwise every request for it would ask the Hub; ``load_inplace`` asks again.
+        """
+        pinned = self._pinned.get(request.lora_path)
+        if pinned is not None and request.source is None and not request.load_inplace:
+            return pinned
+        origin = locate(request)
+        if isinstance(origin, RemoteCheckpoint) and request.source is None:
+            with self._lock:
+                _put_bounded(self._pinned, request.lora_path, origin)
+        return origin
+
+    def _read_new(
+        self, request: LoRARequest, origin: CheckpointOrigin, abandoned: Callable[[], bool]
+    ) -> Adapter:
+        """Fetch what is not here, read and check it, unless nobody waits for it any more."""
+
+        def progress(bytes_done: int, bytes_total: int) -> None:
+            if abandoned():
+                raise Abandoned
+
+        started = time.perf_counter()
+        with origin.opened(self._disk_cache, progress) as checkpoint:
+            fetched = time.perf_counter()
+            weights = self._read(checkpoint)
+        if abandoned():
+            raise Abandoned
+        adapter = self._adopt(origin, weights)
+        done = time.perf_counter()
+        adapter.load_seconds = {"fetch": fetched - started, "read": done - fetched}
+        _log_load(request, adapter)
+        return adapter
+
+    def _known(self, origin: CheckpointOrigin) -> Adapter | None:
+        with self._lock:
+            return self._by_origin.get(origin)
+
+    def _adopt(self, origin: CheckpointOrigin, weights: AdapterWeights) -> Adapter:
         """The adapter these bytes are: a new one, or one that is already known elsewhere."""
         with self._lock:
             adapter = self._by_digest.get(weights.digest)
             if adapter is None:
-                adapter = Adapter(weights.digest, source, weights.max_rank, weights.num_bytes)
+                adapter = Adapter(weights.digest, origin, weights.max_rank, weights.num_bytes)
                 self._by_digest[weights.digest] = adapter
         self.host_cache.put(weights)
         return adapter
 
-    def _remember(self, request: LoRARequest, source: LocalCheckpoint, adapter: Adapter) -> None:
+    def _remember(self, request: LoRARequest, origin: CheckpointOrigin, adapter: Adapter) -> None:
         with self._lock:
-            adapter.source = source  # a copy elsewhere that it was read from may be gone by now
-            _put_bounded(self._by_source, source, adapter)
+            adapter.origin = origin  # a copy elsewhere that it was read from may be gone by now
+            _put_bounded(self._by_origin, origin, adapter)
             _put_bounded(self._by_name, request.lora_name, adapter)
 
     def _info(self, name: str, adapter: Adapter, resident: frozenset[str]) -> AdapterInfo:
         return AdapterInfo(
             name=name,
             digest=adapter.digest,
-            path=str(adapter.source.directory),
+            path=adapter.origin.place,
             rank=adapter.max_rank,
             num_bytes=adapter.num_bytes,
             tier=self._tier(adapter, resident),
@@ -147,20 +188,25 @@ class Materializer:
         return Tier.HOST if adapter.digest in self.host_cache else Tier.DISK
 
 
-def _put_bounded(table: OrderedDict[Any, Adapter], key: Any, adapter: Adapter) -> None:
-    table[key] = adapter
+def _put_bounded(table: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+    table[key] = value
     table.move_to_end(key)
     if len(table) > MAX_KNOWN_ADAPTERS:
         table.popitem(last=False)
 
 
-def _log_read(request: LoRARequest, adapter: Adapter, seconds: float) -> None:
+def _unwatched(bytes_done: int, bytes_total: int) -> None:
+    """Progress of a fetch that nobody may call off: sequences wait for it."""
+
+
+def _log_load(request: LoRARequest, adapter: Adapter) -> None:
     log.info(
-        "adapter %r: %.1f MB, rank %d, read in %.0f ms from %s (digest %s)",
+        "adapter %r: %.1f MB, rank %d, fetched in %.0f ms and read in %.0f ms from %s (digest %s)",
         request.lora_name,
         adapter.num_bytes / 1e6,
         adapter.max_rank,
-        1e3 * seconds,
-        adapter.source.directory,
+        1e3 * adapter.load_seconds["fetch"],
+        1e3 * adapter.load_seconds["read"],
+        adapter.origin.place,
         adapter.digest[:12],
     )
