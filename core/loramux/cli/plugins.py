@@ -1,13 +1,14 @@
-"""``loramux plugins``: which plugins are installed, and what became of each."""
+"""``loramux plugins``: which plugins are installed, what became of each, and a new one."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
-from loramux.errors import PluginError
+from loramux.errors import InvalidRequestError, PluginError
 from loramux.plugins import collect_lora_resolvers, create_plugin_host, plugin_errors
 from loramux_plugins import PluginInfo
 
@@ -25,11 +26,48 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         ),
     )
     parser.add_argument("--json", action="store_true", help="print a JSON array")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, act=_list)
+    _add_new(parser.add_subparsers(metavar="new"))
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
+    """List the plugins, or write a new one."""
+    return int(args.act(args))
+
+
+def _add_new(subparsers: argparse._SubParsersAction[Any]) -> None:
+    parser = subparsers.add_parser(
+        "new",
+        help="write a package with a resolver of your own to begin with",
+        description=(
+            "Write a package that adds a resolver to loramux: its module, its pyproject.toml with "
+            "the entry point, and a test that inherits the contract for resolvers."
+        ),
+    )
+    parser.add_argument("name", metavar="NAME", help="name of the package, such as my-resolver")
+    parser.add_argument(
+        "--directory", type=Path, metavar="DIR", help="where to write it (default: NAME)"
+    )
+    parser.set_defaults(act=_new)
+
+
+def _new(args: argparse.Namespace) -> int:
+    from loramux.plugin_template import PluginNames, write_plugin
+
+    try:
+        names = PluginNames.of(args.name)
+        directory = args.directory or Path(names.distribution)
+        written = write_plugin(names, directory)
+    except InvalidRequestError as error:
+        print(f"loramux plugins new: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(map(str, written)))
+    print(f"To begin: pip install -e '{directory}[test]' && pytest {directory}")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
     """Print the list; returns 1, after the list, if an engine would refuse to start."""
     host = create_plugin_host()
     refusal: PluginError | None = None
