@@ -11,9 +11,9 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.core import EngineCore
 from loramux.engine.prompts import PromptProcessor
 from loramux.engine.request_factory import RequestFactory
-from loramux.lora.origin import LocalCheckpoint
 from loramux.lora.checkpoint import read_adapter
 from loramux.lora.materializer import Materializer, ReadCheckpoint
+from loramux.lora.origin import LocalCheckpoint
 from loramux.lora.runtime import LoRARuntime
 from loramux.lora.site import LoRASite
 from loramux.lora.weights import AdapterWeights

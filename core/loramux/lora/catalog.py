@@ -11,7 +11,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
-from loramux.errors import InvalidRequestError, ModelNotFoundError
+from loramux.errors import AdapterUnavailableError, InvalidRequestError, ModelNotFoundError
+from loramux.lora.deadline import resolve_timeout
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolver import ResolveContext
 from loramux.lora.single_flight import SingleFlight
@@ -80,6 +81,7 @@ class AdapterCatalog:
         load: called with each adapter before it becomes known.
         resolvers: asked for unknown names; None where no adapters are served.
         capacity: found names that are remembered, the least recently used leaving first.
+        timeout: seconds a search may take, loading included; see ``resolve_timeout``.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class AdapterCatalog:
         load: Load,
         resolvers: ResolverChain | None,
         capacity: int = DEFAULT_CAPACITY,
+        timeout: float | None = None,
     ) -> None:
+        self._timeout = resolve_timeout() if timeout is None else timeout
         self._base_model_name = base_model_name
         self._base_names = base_names
         self._load = load
@@ -192,8 +196,14 @@ class AdapterCatalog:
         assert self._resolvers is not None
         started = time.perf_counter()
         context = ResolveContext(caller)
-        answer = await self._resolvers.resolve(self._base_model_name, name, context=context)
-        await self._load(answer.lora_request)
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await self._resolvers.resolve(self._base_model_name, name, context=context)
+                await self._load(answer.lora_request)
+        except TimeoutError as error:
+            raise AdapterUnavailableError(
+                f"Adapter {name!r} was not ready within {self._timeout:g} s; try again later."
+            ) from error
         entry = CatalogEntry(
             name,
             answer.lora_request,

@@ -20,8 +20,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
     hf_raise_for_status,
 )
 
-from loramux import env
 from loramux.errors import AdapterUnavailableError
+from loramux.lora.deadline import resolve_timeout
 from loramux.lora.hub import CONFIG_FILE, WEIGHTS_FILE, is_commit
 from loramux.lora.hub_errors import hub_errors
 
@@ -45,7 +45,7 @@ def answer_timeout() -> float:
 
     5, and at most a sixth of ``LORAMUX_LORA_RESOLVE_TIMEOUT``.
     """
-    return min(5.0, env.read_seconds("LORAMUX_LORA_RESOLVE_TIMEOUT", 30.0) / 6)
+    return min(5.0, resolve_timeout() / 6)
 
 
 def find_commit(repo_id: str, revision: str, timeout: float) -> str:

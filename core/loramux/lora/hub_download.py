@@ -22,9 +22,9 @@ from typing import Any
 from huggingface_hub import get_session, hf_hub_download
 from tqdm.std import tqdm
 
-from loramux import env
 from loramux.errors import AdapterUnavailableError
 from loramux.lora.daemon_call import call_in_daemon_thread
+from loramux.lora.deadline import resolve_timeout
 from loramux.lora.hub_cache import cached_directory
 from loramux.lora.hub_errors import hub_errors
 from loramux.lora.shared_work import Abandoned
@@ -55,7 +55,7 @@ def download(
         AdapterUnavailableError: nothing comes for ``LORAMUX_LORA_RESOLVE_TIMEOUT`` seconds, or
             what comes is damaged.
     """
-    patience = env.read_seconds("LORAMUX_LORA_RESOLVE_TIMEOUT", 30.0)
+    patience = resolve_timeout()
     transfer = _Transfer(repo_id, check_size)
     work = call_in_daemon_thread("hub-download", partial(_fetch, transfer, commit, files))
     try:

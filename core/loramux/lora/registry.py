@@ -13,6 +13,7 @@ from functools import partial
 
 from loramux import env
 from loramux.errors import AdapterUnavailableError, ModelNotFoundError
+from loramux.lora.deadline import resolve_timeout
 from loramux.lora.loop_thread import LoopThread
 from loramux.lora.recent_misses import RecentMisses
 from loramux.lora.request import LoRARequest
@@ -74,7 +75,7 @@ class ResolverChain:
     Args:
         resolvers: the plugins' resolvers, in order.
         registry: where resolvers registered by code are found.
-        timeout: seconds for one look-up; ``LORAMUX_LORA_RESOLVE_TIMEOUT`` or 30.
+        timeout: seconds for one look-up; ``LORAMUX_LORA_RESOLVE_TIMEOUT`` or 60.
         negative_ttl: seconds for which a name that no resolver knows is answered from memory;
             ``LORAMUX_LORA_NEGATIVE_TTL`` or 2. 0 asks each time.
 
@@ -91,7 +92,7 @@ class ResolverChain:
         negative_ttl: float | None = None,
     ) -> None:
         if timeout is None:
-            timeout = env.read_seconds("LORAMUX_LORA_RESOLVE_TIMEOUT", 30.0)
+            timeout = resolve_timeout()
         if negative_ttl is None:
             negative_ttl = env.read_seconds("LORAMUX_LORA_NEGATIVE_TTL", 2.0, zero_allowed=True)
         self.failures: Counter[str] = Counter()
