@@ -233,6 +233,19 @@ def test_a_name_outside_the_list_causes_no_request(hub, commit, name):
     assert hub.requests == []
 
 
+@pytest.mark.parametrize("directory", ["a\uff0eb", "a%2fb", "a\u2215b", "e\u0301", "a\u200bb"])
+def test_a_directory_whose_name_is_a_disguise_is_not_found(hub, directory):
+    hub.repository(REPO).push(adapter(directory=directory))
+    assert find(resolver(), f"{REPO}/{directory}") is None
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("directory", ["näme/名", "100%", "a b", "v1.2+x=y", "q?x=1#y"])
+def test_an_unusual_directory_is_found_and_fetched(hub, tmp_path, directory):
+    hub.repository(REPO).push(adapter(directory=directory))
+    assert fetch(find(resolver(), f"{REPO}/{directory}"), tmp_path).is_dir()
+
+
 ENDS = ["@", "@/x", "@..", "@../../other/tree/main", "@main@main", "@.x", "@a//b", "@a\\b"]
 
 

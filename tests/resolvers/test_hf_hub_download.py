@@ -297,7 +297,7 @@ def test_a_request_for_what_is_not_there_says_where_was_looked(hub, path):
 def test_a_path_that_a_repository_does_not_have_is_not_found(hub, tmp_path):
     hub.repository(REPO).push(adapter())
     source = locate(LoRARequest("a", 1, f"{REPO}/missing")).source
-    with pytest.raises(AdapterNotFoundError, match="'missing/adapter_config.json' in"):
+    with pytest.raises(AdapterNotFoundError, match=r"'missing/adapter_config\.json' in"):
         fetch(source, tmp_path)
 
 

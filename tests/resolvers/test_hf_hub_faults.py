@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -86,6 +87,18 @@ def test_a_commit_that_is_in_the_cache_needs_no_listing(hub, commit, tmp_path, c
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize(
+    "sha", ["../../other", "main", "0" * 39, "G" * 40, 40 * "0" + "\n", 1, None]
+)
+def test_what_is_no_commit_is_never_asked_for(hub, commit, sha):
+    hub.when("/revision/", send(json.dumps({"sha": sha}).encode()))
+    with pytest.raises(
+        AdapterUnavailableError, match=r"no Hugging Face Hub: .* correct HF_ENDPOINT"
+    ):
+        find(resolver(), REPO)
+    assert len(hub.requests) == 1
+
+
 def test_an_outage_is_not_felt_by_every_request(hub, commit, tmp_path):
     fetch(find(resolver(), REPO), tmp_path)
     hub.when("", answer(429))
@@ -136,9 +149,9 @@ def test_a_branch_that_is_gone_is_not_served_from_the_cache(hub, commit, tmp_pat
 
 def test_questions_that_hang_are_bounded(hub, commit, monkeypatch):
     monkeypatch.setattr(hf_hub, "MAX_QUESTIONS", 4)
-    hub.when("", wait(TIMEOUT / 2))
+    hub.when("", wait(0.3))
     names = [f"{REPO}@branch-{i}" for i in range(10)]
-    limited = resolver(timeout=TIMEOUT)
+    limited = resolver()
 
     async def outcomes() -> list[object]:
         asked = (limited.resolve_lora("base", name) for name in names)
