@@ -114,7 +114,7 @@ class World:
 
     def logits(self, name: str | None, tokens: list[int]) -> torch.Tensor:
         """Reference logits after each of the tokens, ``[tokens, vocabulary]``."""
-        with torch.inference_mode():
+        with torch.no_grad():
             if name is not None:
                 self._reference.set_adapter(name)
                 return self._reference(torch.tensor([tokens])).logits[0]

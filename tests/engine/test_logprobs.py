@@ -1,0 +1,68 @@
+"""Log probabilities of generated and of prompt tokens, held to the reference's logits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from loramux import SamplingParams
+from loramux.outputs import Logprob
+from tests.engine.world import NUM_TOKENS, PROMPTS, Job, greedy_params, run
+
+LONG = PROMPTS[7]
+ADAPTERS = [None, "attention", "wide", "embeddings"]
+
+
+def check_position(entries: dict[int, Logprob], logits: torch.Tensor, own: int, count: int) -> None:
+    """One position's log probabilities and ranks against reference logits."""
+    expected = logits.log_softmax(-1)
+    best = expected.topk(count).indices.tolist()
+    assert next(iter(entries)) == own
+    assert set(entries) == {own, *best}
+    for token_id, entry in entries.items():
+        assert entry.logprob == pytest.approx(expected[token_id].item(), abs=1e-4)
+        assert entry.rank == (expected > expected[token_id]).sum().item() + 1
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("count", [0, 3])
+def test_logprobs_are_the_model_s_own(engines, world, name, count):
+    params = SamplingParams(
+        logprobs=count, temperature=0.5, top_k=5, seed=7, max_tokens=12, ignore_eos=True
+    )
+    job = Job(PROMPTS[4], world.lora(name), params)
+    completion = run(engines(), [job])[0].outputs[0]
+    logits = world.logits(name, [*PROMPTS[4], *completion.token_ids])[len(PROMPTS[4]) - 1 :]
+    assert len(completion.logprobs) == len(completion.token_ids)
+    for place, token_id in enumerate(completion.token_ids):
+        check_position(completion.logprobs[place], logits[place], token_id, count)
+    own = [p[t].logprob for p, t in zip(completion.logprobs, completion.token_ids, strict=True)]
+    assert completion.cumulative_logprob == pytest.approx(math.fsum(own))
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("budget", [8, 9, 64])
+def test_prompt_logprobs_are_the_model_s_own(engines, world, name, budget):
+    """However many pieces the prompt is computed in, and after it has been cached."""
+    engine = engines(max_num_batched_tokens=budget)
+    params = greedy_params(2, prompt_logprobs=2)
+    for prompt in (LONG, PROMPTS[0], LONG):
+        output = run(engine, [Job(prompt, world.lora(name), params), Job(PROMPTS[5])])[0]
+        logits = world.logits(name, prompt)
+        assert output.prompt_logprobs[0] is None
+        assert len(output.prompt_logprobs) == len(prompt)
+        for place in range(1, len(prompt)):
+            check_position(output.prompt_logprobs[place], logits[place - 1], prompt[place], 2)
+
+
+def test_prompt_logprobs_survive_preemption(engines, world):
+    engine = engines(num_gpu_blocks_override=16)
+    params = greedy_params(NUM_TOKENS, prompt_logprobs=0)
+    outputs = run(engine, [Job(LONG, None, params) for _ in range(3)])
+    logits = world.logits(None, LONG)
+    for output in outputs:
+        assert len(output.prompt_logprobs) == len(LONG)
+        for place in range(1, len(LONG)):
+            check_position(output.prompt_logprobs[place], logits[place - 1], LONG[place], 0)
