@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -40,17 +41,7 @@ class S3Server:
         }
 
     def client(self) -> Any:
-        return boto3.client(
-            "s3",
-            endpoint_url=self.url,
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
-            region_name="us-east-1",
-            config=botocore.config.Config(
-                response_checksum_validation="when_required",
-                request_checksum_calculation="when_required",
-            ),
-        )
+        return _client(self.url)
 
     def put(self, key: str, content: bytes, bucket: str = BUCKET) -> None:
         self.client().put_object(Bucket=bucket, Key=key, Body=content)
@@ -58,6 +49,21 @@ class S3Server:
     def put_adapter(self, prefix: str, tensors: bytes, config: bytes = b"{}") -> None:
         self.put(f"{prefix}/adapter_config.json", config)
         self.put(f"{prefix}/adapter_model.safetensors", tensors)
+
+
+@functools.cache
+def _client(url: str) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=url,
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        region_name="us-east-1",
+        config=botocore.config.Config(
+            response_checksum_validation="when_required",
+            request_checksum_calculation="when_required",
+        ),
+    )
 
 
 @contextmanager
@@ -103,7 +109,6 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         f"--config={os.devnull}",
         "--addr=127.0.0.1:0",
         f"--auth-key={KEY},{SECRET}",
-        "--dir-cache-time=0s",
         str(directory),
     ]
     with running(command) as url:
