@@ -64,7 +64,7 @@ class PromptProcessor:
     def _tokenize(self, prompt: Prompt, add_special_tokens: bool) -> TokenizedPrompt:
         if isinstance(prompt, str):
             return TokenizedPrompt(prompt, self._encode(prompt, add_special_tokens))
-        if isinstance(prompt, Sequence):
+        if isinstance(prompt, Sequence) and not isinstance(prompt, bytes):
             return TokenizedPrompt(None, _token_ids(prompt))
         if not isinstance(prompt, Mapping):
             raise InvalidRequestError(
@@ -76,10 +76,11 @@ class PromptProcessor:
     def _tokenize_mapping(
         self, prompt: Mapping[str, Any], add_special_tokens: bool
     ) -> TokenizedPrompt:
-        unknown = {key for key, value in prompt.items() if value is not None} - KNOWN_KEYS
+        prompt = {key: value for key, value in prompt.items() if value is not None}
+        unknown = prompt.keys() - KNOWN_KEYS
         if unknown:
             raise InvalidRequestError(
-                f"{', '.join(sorted(unknown))} in a prompt is not supported; "
+                f"{', '.join(sorted(map(str, unknown)))} in a prompt is not supported; "
                 f"give one of {', '.join(sorted(KNOWN_KEYS))}.",
                 "prompt",
             )
@@ -98,12 +99,15 @@ class PromptProcessor:
             InvalidRequestError: there is no template, or it refuses the messages.
         """
         tokenizer = self._require_tokenizer("a chat")
+        _check_messages(messages)
         options = {"add_generation_prompt": True, **options}
         try:
             text = tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
         except Exception as error:  # a template is code of the model's, and may raise anything
             raise InvalidRequestError(
-                f"The model's chat template does not take these messages: {error}", "messages"
+                f"The model's chat template does not take these messages ({error}); "
+                "check their roles and contents.",
+                "messages",
             ) from error
         assert isinstance(text, str)
         return text
@@ -114,7 +118,14 @@ class PromptProcessor:
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         tokenizer = self._require_tokenizer("a text prompt")
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        try:
+            ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        except (TypeError, UnicodeError) as error:
+            raise InvalidRequestError(
+                "The prompt is no valid Unicode text, it holds half a surrogate pair; "
+                "send whole characters.",
+                "prompt",
+            ) from error
         return ids
 
     def _require_tokenizer(self, what: str) -> Tokenizer:
@@ -145,8 +156,18 @@ class PromptProcessor:
             )
 
 
+def _check_messages(messages: Any) -> None:
+    is_list = isinstance(messages, Sequence) and not isinstance(messages, str | bytes)
+    if not is_list or not all(isinstance(message, Mapping) for message in messages):
+        raise InvalidRequestError(
+            "messages must be a list of dicts, each with a role and a content.", "messages"
+        )
+    if not messages:
+        raise InvalidRequestError("messages is empty; give at least one message.", "messages")
+
+
 def _token_ids(value: Any) -> list[int]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise InvalidRequestError("prompt_token_ids must be a list of integers.", "prompt")
     if any(type(token_id) is not int for token_id in value):
         raise InvalidRequestError("prompt_token_ids must hold integers only.", "prompt")
