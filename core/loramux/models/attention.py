@@ -72,9 +72,7 @@ def attend(
     if isinstance(attention_context, KVShapeProbe):
         return attention_context.record(layer, query, key, value), None
     cache = attention_context.caches[layer]
-    cache.write(
-        attention_context.batch.slots, key[0].transpose(0, 1), value[0].transpose(0, 1)
-    )
+    cache.write(attention_context.batch.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
     options = AttentionOptions(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=sliding_window,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers import PreTrainedConfig as Config
@@ -37,13 +39,18 @@ def choose_device(name: str) -> torch.device:
     """Device an engine runs on: the first GPU where ``auto`` finds one, else the CPU."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise InvalidRequestError(
-            f"device {name!r} was asked for, but torch finds no CUDA GPU here; use device='cpu'.",
+            f"device must be auto, cpu, cuda or cuda:N, got {name!r}.", "device"
+        )
+    device = torch.device("cuda:0" if name == "cuda" else name)
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
+        raise InvalidRequestError(
+            f"device {name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA "
+            "GPUs here; name one that is there or use device='cpu'.",
             "device",
         )
-    return torch.device("cuda:0") if name == "cuda" else device
+    return device
 
 
 def choose_dtype(name: str, device: torch.device, config: Config) -> torch.dtype:
@@ -68,7 +75,8 @@ def load_config(args: EngineArgs) -> Config:
         )
     except (OSError, ValueError) as error:
         raise InvalidRequestError(
-            f"The model {args.model!r} cannot be loaded: {_first_line(error)}", "model"
+            f"The model {args.model!r} cannot be loaded ({_reason(error)}); check its path or id.",
+            "model",
         ) from error
     _refuse_unsupported(config, args.model)
     return config
@@ -87,7 +95,7 @@ def load_tokenizer(args: EngineArgs) -> Tokenizer | None:
     except (OSError, ValueError) as error:
         raise InvalidRequestError(
             f"The tokenizer of {args.tokenizer or args.model!r} cannot be loaded "
-            f"({_first_line(error)}); give another with tokenizer=, or skip_tokenizer_init.",
+            f"({_reason(error)}); give another with tokenizer=, or skip_tokenizer_init.",
             "tokenizer",
         ) from error
 
@@ -154,14 +162,32 @@ def _make_model(
             model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
         return model
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            args.model, config=config, revision=args.revision, dtype=dtype, **options
+        model, info = AutoModelForCausalLM.from_pretrained(
+            args.model,
+            config=config,
+            revision=args.revision,
+            dtype=dtype,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InvalidRequestError(
-            f"The weights of {args.model!r} cannot be loaded: {_first_line(error)}", "model"
+            f"The weights of {args.model!r} cannot be loaded ({_reason(error)}); "
+            "check that its files are whole.",
+            "model",
         ) from error
+    _check_complete(args.model, sorted(info["missing_keys"]))
     return model.to(device)
+
+
+def _check_complete(name: str, missing: list[str]) -> None:
+    """transformers fills what a checkpoint lacks with random numbers, and only warns."""
+    if missing:
+        raise InvalidRequestError(
+            f"The weights of {name!r} lack {len(missing)} tensors, {missing[0]} among them; "
+            "check that its files are whole and belong to its config.json.",
+            "model",
+        )
 
 
 def _refuse_unsupported(config: Config, name: str) -> None:
@@ -192,5 +218,7 @@ def _check_attention(config: Config, kv_shapes: dict[int, KVShape], name: str) -
         )
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """The first sentence of what transformers says, to be quoted in one of ours."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].split(". ")[0].rstrip(".:") if lines else type(error).__name__
