@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from loramux import field_checks as check
 from loramux.errors import InvalidRequestError
 
 
@@ -109,19 +111,16 @@ class EngineArgs:
             "max_num_seqs", "max_num_batched_tokens", "max_loras", "max_lora_rank", "max_cpu_loras",
         ):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidRequestError(f"{name} must be at least 1, got {value}.", name)
+            if value is not None:
+                check.integer(name, value, 1)
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise InvalidRequestError(
                 f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
                 f"max_num_seqs ({self.max_num_seqs}), so that every sequence can go on each step.",
                 "max_num_batched_tokens",
             )
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise InvalidRequestError(
-                f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}.",
-                "gpu_memory_utilization",
-            )
+        check.positive("gpu_memory_utilization", self.gpu_memory_utilization, 1.0)
+        check.real("lora_drain_wait_threshold", self.lora_drain_wait_threshold, 0.0, math.inf)
         for spec in fields(self):
             choices = spec.metadata.get("choices")
             if choices and getattr(self, spec.name) not in choices:
