@@ -124,12 +124,7 @@ class LLMEngine:
             InvalidRequestError: it can never succeed as written.
         """
         self._check_id(request_id)
-        if lora_request is not None and not self.args.enable_lora:
-            raise InvalidRequestError(
-                f"Adapter {lora_request.lora_name!r} was asked for, but this engine was started "
-                "without LoRA; start it with enable_lora (--enable-lora).",
-                "lora_request",
-            )
+        self._check_lora(lora_request)
         self.requests.check(params)
         return PreparedRequest(request_id, self.requests.tokenize(prompt), params, lora_request)
 
@@ -167,6 +162,22 @@ class LLMEngine:
             raise InvalidRequestError(
                 f"Request id {request_id!r} is already in use; give each request its own.",
                 "request_id",
+            )
+
+    def _check_lora(self, request: LoRARequest | None) -> None:
+        if request is None:
+            return
+        if not isinstance(request, LoRARequest):
+            raise InvalidRequestError(
+                f"lora_request must be a LoRARequest, got {type(request).__name__}; "
+                "give LoRARequest(name, id, path).",
+                "lora_request",
+            )
+        if not self.args.enable_lora:
+            raise InvalidRequestError(
+                f"Adapter {request.lora_name!r} was asked for, but this engine was started "
+                "without LoRA; start it with enable_lora (--enable-lora).",
+                "lora_request",
             )
 
     def _submit_loaded(self) -> list[RequestOutput]:

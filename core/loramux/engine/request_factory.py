@@ -41,6 +41,11 @@ class RequestFactory:
         Raises:
             InvalidRequestError: naming the parameter.
         """
+        if not isinstance(params, SamplingParams):
+            raise InvalidRequestError(
+                f"Sampling parameters must be SamplingParams, got {type(params).__name__}.",
+                "sampling_params",
+            )
         vocab_size = self.prompts.vocab_size
         for token_id in params.logit_bias or {}:
             if token_id >= vocab_size:
