@@ -11,6 +11,7 @@ COMMANDS = {
     "serve": "answer requests over HTTP, with the OpenAI API",
     "generate": "continue one prompt and print the text",
     "bench": "measure throughput and latency",
+    "adapters": "list, inspect, verify and fetch adapters",
     "plugins": "list the plugins and what became of each",
 }
 """Sub-command to what it does. ``loramux.cli.NAME`` has ``add_parser(subparsers)`` and ``run``."""

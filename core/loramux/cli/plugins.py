@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from loramux.cli.table import aligned
 from loramux.errors import InvalidRequestError, PluginError
 from loramux.plugins import collect_lora_resolvers, create_plugin_host, plugin_errors
 from loramux_plugins import PluginInfo
@@ -92,12 +93,7 @@ def _as_table(plugins: list[PluginInfo]) -> str:
     if not plugins:
         return "no plugins are installed"
     rows = [_HEADINGS, *(_cells(plugin) for plugin in plugins)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned(rows)
 
 
 def _cells(plugin: PluginInfo) -> tuple[str, ...]:

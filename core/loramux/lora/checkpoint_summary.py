@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from loramux.errors import AdapterRefusedError
+from loramux.errors import AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.checkpoint import DEFAULT_MAX_BYTES
 from loramux.lora.peft_config import CONFIG_NAME, PeftLoraConfig, parse_config
 from loramux.lora.tensor_file import SAFETENSORS_NAME, TensorFile, read_safetensors
@@ -44,9 +44,9 @@ def summarise_checkpoint(
 
     Raises:
         AdapterRefusedError: if it is missing, broken, or asks for what loramux does not compute.
-        OSError: if the storage fails.
+        AdapterUnavailableError: if the storage fails.
     """
-    with _refusals_naming(directory):
+    with _errors_naming(directory):
         config = parse_config(_read(directory, CONFIG_NAME))
         _check_present(directory, SAFETENSORS_NAME)
         file = read_safetensors(directory / SAFETENSORS_NAME, max_bytes)
@@ -107,8 +107,13 @@ def _check_present(directory: Path, name: str) -> None:
 
 
 @contextmanager
-def _refusals_naming(directory: Path) -> Iterator[None]:
+def _errors_naming(directory: Path) -> Iterator[None]:
     try:
         yield
     except AdapterRefusedError as error:
         raise AdapterRefusedError(f"{directory}: {error}") from error.__cause__
+    except OSError as error:
+        raise AdapterUnavailableError(
+            f"{directory}: reading the adapter failed ({error.strerror or error}); "
+            "check its storage and try again."
+        ) from error

@@ -92,10 +92,17 @@ def bring(request: LoRARequest, scratch: Path) -> Path:
     Args:
         request: what a resolver found.
         scratch: a directory in which a source may fill a new one.
+
+    Raises:
+        AdapterError: if it is not there, or its source does not bring it.
     """
-    if request.source is None:
-        return Path(request.lora_path).expanduser()
-    return request.source.fetch(Path(mkdtemp(dir=scratch)), lambda done, total: None)
+    from loramux.lora.locate import locate
+    from loramux.lora.origin import LocalCheckpoint
+
+    origin = locate(request)
+    if isinstance(origin, LocalCheckpoint):
+        return origin.directory
+    return origin.source.fetch(Path(mkdtemp(dir=scratch)), lambda done, total: None)
 
 
 def content(directory: Path) -> dict[str, bytes]:
