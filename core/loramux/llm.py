@@ -68,7 +68,7 @@ class LLM:
             AdapterError: an adapter cannot be used; nothing goes on running.
         """
         all_prompts = _as_list(prompts)
-        params = sampling_params or self.get_default_sampling_params()
+        params = self.get_default_sampling_params() if sampling_params is None else sampling_params
         all_params = _one_each(params, len(all_prompts), "sampling_params")
         all_lora = _one_each(lora_request, len(all_prompts), "lora_request")
         ids = [str(next(self._ids)) for _ in all_prompts]
@@ -107,6 +107,7 @@ class LLM:
     def _add(
         self, request_id: str, prompt: Prompt, params: SamplingParams, lora: LoRARequest | None
     ) -> None:
+        self.llm_engine.requests.check(params)
         params = replace(params, output_kind=RequestOutputKind.FINAL_ONLY)
         self.llm_engine.add_request(request_id, prompt, params, lora)
 
