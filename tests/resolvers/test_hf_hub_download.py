@@ -129,18 +129,19 @@ def test_ending_one_download_leaves_the_others_alone(hub, source, tmp_path):
 def test_silence_is_not_waited_out(hub, source, tmp_path, patience, pattern):
     hub.when(pattern, wait(4 * patience))
     start = time.monotonic()
-    with pytest.raises(AdapterUnavailableError, match=r"brought nothing for 0\.8 s; try again"):
+    with pytest.raises(AdapterUnavailableError, match="; try again later"):
         fetch(source, tmp_path)
     assert time.monotonic() < start + 2 * patience
     assert cached_weights(source) is None
 
 
-def test_a_hub_that_is_away_is_not_tried_for_long(hub, source, tmp_path, patience):
+def test_a_hub_that_is_away_is_tried_once(hub, source, tmp_path):
     hub.close()
-    start = time.monotonic()
-    with pytest.raises(AdapterUnavailableError):
+    start, threads = time.monotonic(), threading.enumerate()
+    with pytest.raises(AdapterUnavailableError, match=r"does not answer .* try again later"):
         fetch(source, tmp_path)
-    assert time.monotonic() < start + 2 * patience
+    assert time.monotonic() < start + 2
+    assert set(threading.enumerate()) <= set(threads)
 
 
 # --- faults -----------------------------------------------------------------------------------
@@ -297,7 +298,7 @@ def test_a_request_for_what_is_not_there_says_where_was_looked(hub, path):
 def test_a_path_that_a_repository_does_not_have_is_not_found(hub, tmp_path):
     hub.repository(REPO).push(adapter())
     source = locate(LoRARequest("a", 1, f"{REPO}/missing")).source
-    with pytest.raises(AdapterNotFoundError, match=r"'missing/adapter_config\.json' in"):
+    with pytest.raises(AdapterNotFoundError, match=rf"'missing/adapter_\w+\.\w+' in {REPO}"):
         fetch(source, tmp_path)
 
 

@@ -131,25 +131,30 @@ class HubSource(AdapterSource):
 
         Raises:
             AdapterRefusedError: it is too large, gated, or not there.
-            AdapterUnavailableError: the Hub does not answer for ``LORAMUX_LORA_RESOLVE_TIMEOUT``
-                seconds, or what it sends is damaged.
+            AdapterUnavailableError: the Hub does not answer, sends nothing for
+                ``LORAMUX_LORA_RESOLVE_TIMEOUT`` seconds, or something damaged.
         """
         self._check_size(self.num_bytes)
-        found = self.cached_directory() or self._download(progress)
+        if self.cached_directory() is None:
+            self._download(progress)
+        found = self.cached_directory()
+        if found is None:
+            raise AdapterUnavailableError(
+                f"{self.path} left the Hugging Face cache as it was fetched; try again."
+            )
         if self.branch is not None:
             from loramux.lora.hub_cache import remember_commit
 
             remember_commit(self.repo_id, self.branch, self.commit)
         return found
 
-    def _download(self, progress: FetchProgress) -> Path:
+    def _download(self, progress: FetchProgress) -> None:
         from loramux.lora.hub_download import download
 
         def report(done: int, total: int) -> None:
             progress(done, max(total, self.num_bytes))
 
-        files = self._files()
-        return download(self.repo_id, self.commit, files, report, self._check_size).parent
+        download(self.repo_id, self.commit, self._files(), report, self._check_size)
 
     def _check_size(self, num_bytes: int) -> None:
         max_bytes = env.read_int("LORAMUX_MAX_ADAPTER_BYTES", DEFAULT_MAX_BYTES, minimum=1)

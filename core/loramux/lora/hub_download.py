@@ -19,12 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import get_session, hf_hub_download
+from huggingface_hub import get_hf_file_metadata, get_session, hf_hub_download, hf_hub_url
 from tqdm.std import tqdm
 
 from loramux.errors import AdapterUnavailableError
 from loramux.lora.daemon_call import call_in_daemon_thread
 from loramux.lora.deadline import resolve_timeout
+from loramux.lora.hub_api import answer_timeout
 from loramux.lora.hub_cache import cached_directory
 from loramux.lora.hub_errors import hub_errors
 from loramux.lora.shared_work import Abandoned
@@ -41,8 +42,8 @@ def download(
     files: Sequence[str],
     progress: FetchProgress,
     check_size: Callable[[int], None],
-) -> Path:
-    """Bring files of a commit into the Hugging Face cache and return the path of the first.
+) -> None:
+    """Bring files of a commit into the Hugging Face cache.
 
     Args:
         progress: called ten times a second; when it raises, the transfer is ended.
@@ -65,9 +66,8 @@ def download(
     except BaseException:
         transfer.abandon()
         raise
-    path = work.result()
+    work.result()
     progress(*transfer.bytes_done_and_total())
-    return path
 
 
 class _Transfer:
@@ -77,6 +77,7 @@ class _Transfer:
         self.repo_id = repo_id
         self._check_size = check_size
         self.is_abandoned = False
+        self._expected = 0
         self._total = 0
         self._written = 0
         self._response: Any = None
@@ -89,7 +90,8 @@ class _Transfer:
         """Bytes that have come, and how many that should be as far as is known."""
         response = self._response
         coming = 0 if response is None else response.num_bytes_downloaded
-        return max(self._written, self._written_before + coming), self._total
+        done = max(self._written, self._written_before + coming)
+        return done, max(self._expected, self._total)
 
     def check_alive(self, patience: float) -> None:
         """Raises AdapterUnavailableError if nothing has come for ``patience`` seconds."""
@@ -102,6 +104,11 @@ class _Transfer:
                 f"The download of {self.repo_id} from the Hugging Face Hub brought nothing for "
                 f"{patience:.3g} s; try again later."
             )
+
+    def expect(self, total: int) -> None:
+        """At least so many bytes are going to come."""
+        self._check_size(total)
+        self._expected = total
 
     def begin(self, total: int) -> None:
         """A file of ``total`` bytes is about to come."""
@@ -138,19 +145,26 @@ class _Transfer:
                 connection.shutdown(socket.SHUT_RDWR)
 
 
-def _fetch(transfer: _Transfer, commit: str, files: Sequence[str]) -> Path:
+def _fetch(transfer: _Transfer, commit: str, files: Sequence[str]) -> None:
     _this_thread.transfer = transfer
     _install_hooks()
-    paths = []
-    for file in files:
+    missing = [file for file in files if not cached_directory(transfer.repo_id, commit, [file])]
+    if missing:
+        _probe(transfer, commit, missing[-1])
+    for file in missing:
         with hub_errors(transfer.repo_id, f"file {file!r}"):
-            paths.append(_fetch_file(transfer, commit, file))
-    return paths[0]
+            _fetch_file(transfer, commit, file)
 
 
-def _fetch_file(transfer: _Transfer, commit: str, file: str) -> Path:
-    if cached := cached_directory(transfer.repo_id, commit, [file]):
-        return cached / Path(file).name
+def _probe(transfer: _Transfer, commit: str, file: str) -> None:
+    """Ask for a file once, because huggingface_hub would retry for 23 s if the Hub is away."""
+    with hub_errors(transfer.repo_id, f"file {file!r}"):
+        url = hf_hub_url(transfer.repo_id, file, revision=commit)
+        found = get_hf_file_metadata(url, timeout=answer_timeout(), library_name="loramux")
+    transfer.expect(found.size or 0)
+
+
+def _fetch_file(transfer: _Transfer, commit: str, file: str) -> None:
     path = hf_hub_download(
         transfer.repo_id,
         file,
@@ -159,7 +173,6 @@ def _fetch_file(transfer: _Transfer, commit: str, file: str) -> Path:
         tqdm_class=_bar_class(transfer),
     )
     _verify(Path(path), transfer.repo_id)
-    return Path(path)
 
 
 def _verify(path: Path, repo_id: str) -> None:
