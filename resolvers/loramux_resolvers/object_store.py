@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 from fsspec.asyn import get_loop
 
@@ -21,8 +20,6 @@ from loramux_resolvers.store import ObjectStore, StoredObject
 from loramux_resolvers.store_failure import StoreFailure, with_retries
 
 log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 BASE_MODEL_NAME = "{base_model_name}"
 DEFAULT_MAX_BYTES = 4 * 2**30
@@ -77,8 +74,7 @@ class ObjectStoreLoRAResolver(LoRAResolver):
         path = f"{root}/{self._store.quote(lora_name)}" if root else self._store.quote(lora_name)
         try:
             config, tensors = await asyncio.gather(
-                _in_store_loop(self._stat(f"{path}/{CONFIG_FILE}")),
-                _in_store_loop(self._stat(f"{path}/{TENSOR_FILE}")),
+                self._stat(f"{path}/{CONFIG_FILE}"), self._stat(f"{path}/{TENSOR_FILE}")
             )
         except StoreFailure as failure:
             raise failure.at(address) from failure
@@ -87,12 +83,9 @@ class ObjectStoreLoRAResolver(LoRAResolver):
         return ObjectSource(address, config, tensors, self._store, self._max_bytes)
 
     async def _stat(self, path: str) -> StoredObject | None:
-        return await with_retries(lambda: self._store.stat(path))
-
-
-async def _in_store_loop(work: Coroutine[Any, Any, Result]) -> Result:
-    """Wait for a coroutine that runs in fsspec's loop; cancelling cancels it there."""
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, get_loop()))
+        """Look at an object in fsspec's loop; cancelling this cancels it there."""
+        look = with_retries(lambda: self._store.stat(path))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(look, get_loop()))
 
 
 def _request(lora_name: str, source: ObjectSource, base_model_name: str | None) -> LoRARequest:

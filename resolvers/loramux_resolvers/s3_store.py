@@ -10,7 +10,8 @@ from typing import Any
 
 import fsspec
 import s3fs
-from botocore.exceptions import BotoCoreError, HTTPClientError, ResponseStreamingError
+from botocore.exceptions import BotoCoreError, HTTPClientError
+from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.parsers import ResponseParserError
 
 from loramux_resolvers.store import ObjectStore, StoredObject, unpinnable
@@ -37,10 +38,10 @@ CLIENT_CONFIG: dict[str, Any] = {
 }
 """Settings of botocore, below what fsspec's configuration says (``FSSPEC_S3``)."""
 
-_ABSENT_CODES = {"NoSuchKey", "NoSuchVersion", "404"}
+_ABSENT_PLACE_CODES = {"NoSuchBucket", "NoSuchAccessPoint"}
 _DENIED_CODES = {"AccessDenied", "AllAccessDisabled", "403"}
 _TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"}
-_TRANSPORT_FAULTS = (HTTPClientError, ResponseStreamingError, ResponseParserError)
+_TRANSPORT_FAULTS = (NoConnectionError, HTTPClientError, ResponseParserError)
 
 
 class S3Store(ObjectStore):
@@ -76,7 +77,7 @@ class S3Store(ObjectStore):
             try:
                 answer = await self._get(path, start=0, end=1)
             except Exception as error:
-                if _code(error) in _ABSENT_CODES:
+                if _is_absent(error):
                     return None
                 if _code(error) == "InvalidRange":
                     return StoredObject(path, 0, "empty")
@@ -151,9 +152,9 @@ def _failure(error: Exception) -> StoreFailure:
     code, status = _code(error), _status(error)
     if status is None:
         return _failure_without_answer(error)
-    if code in _ABSENT_CODES:
+    if _is_absent(error):
         return gone()
-    if code == "NoSuchBucket":
+    if code in _ABSENT_PLACE_CODES:
         return StoreFailure("there is no such bucket", "check the address and the endpoint")
     if code in _DENIED_CODES:
         return StoreFailure(
@@ -173,6 +174,10 @@ def _failure_without_answer(error: Exception) -> StoreFailure:
         problem = f"the S3 client cannot be used ({type(error).__name__})"
         return StoreFailure(problem, "check the AWS credentials and configuration")
     return failure_of(error)
+
+
+def _is_absent(error: Exception) -> bool:
+    return _status(error) == 404 and _code(error) not in _ABSENT_PLACE_CODES
 
 
 def _code(error: Exception) -> str | None:

@@ -96,7 +96,7 @@ def failure_of(error: Exception) -> StoreFailure:
 
 def failure_of_status(status: int, code: str | None = None) -> StoreFailure:
     """Describe an HTTP status that is not a success, and the store's own code if it gave one."""
-    label = f"HTTP {status}" if code in (None, str(status)) else f"HTTP {status} {code}"
+    label = f"HTTP {status}" if code in (None, "", str(status)) else f"HTTP {status} {code}"
     if status == 412:
         return changed()
     if status in (401, 403, 407):
@@ -109,6 +109,8 @@ def failure_of_status(status: int, code: str | None = None) -> StoreFailure:
 def http_status(error: BaseException | None) -> int | None:
     """The HTTP status in an error of aiohttp, google-cloud or azure, or in one of its causes."""
     for link in _causes(error):
+        if isinstance(link, _client_errors()) and not hasattr(link, "status"):
+            return None  # no answer; what caused that may carry a code of the parser's
         for attribute in ("status", "status_code", "code"):
             value = getattr(link, attribute, None)
             if isinstance(value, int) and 400 <= value < 600:

@@ -22,6 +22,7 @@ class Request:
     method: str
     path: str
     range: str
+    if_match: str
     number: int
     """How many requests for this path and range came before it."""
 
@@ -73,7 +74,7 @@ class FaultProxy:
     def note(self, handler: BaseHTTPRequestHandler) -> Request:
         path, asked = handler.path, handler.headers.get("Range", "")
         number = sum((path, asked) == (seen.path, seen.range) for seen in self.requests)
-        request = Request(handler.command, path, asked, number)
+        request = Request(handler.command, path, asked, handler.headers.get("If-Match", ""), number)
         self.requests.append(request)
         return request
 
@@ -120,7 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
             return fault.status, {}, fault.body
         connection = http.client.HTTPConnection(self.proxy.target, timeout=10)
         try:
-            connection.request(self.command, self.path, headers=dict(self.headers.items()))
+            asked = dict(self.headers.items())
+            if "ETag" in fault.headers:
+                asked.pop("If-Match", None)  # it is about that ETag, of which the server knows not
+            connection.request(self.command, self.path, headers=asked)
             answer = connection.getresponse()
             skipped = ("transfer-encoding", "connection")
             headers = {k: v for k, v in answer.getheaders() if k.lower() not in skipped}

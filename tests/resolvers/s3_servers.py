@@ -66,6 +66,13 @@ def _client(url: str) -> Any:
     )
 
 
+def rclone_command(protocol: str, directory: str, *options: str) -> list[str]:
+    """How to serve a directory by rclone."""
+    rclone = str(Path(sys.executable).with_name("rclone"))
+    options = (f"--config={os.devnull}", "--addr=127.0.0.1:0", *options)
+    return [rclone, "serve", protocol, *options, directory]
+
+
 @contextmanager
 def running(command: list[str]) -> Iterator[str]:
     """Run a server that prints its address, and end it in any case."""
@@ -102,14 +109,6 @@ def moto() -> Iterator[S3Server]:
 def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     directory = tmp_path_factory.mktemp("rclone")
     (directory / BUCKET).mkdir()
-    command = [
-        str(Path(sys.executable).with_name("rclone")),
-        "serve",
-        "s3",
-        f"--config={os.devnull}",
-        "--addr=127.0.0.1:0",
-        f"--auth-key={KEY},{SECRET}",
-        str(directory),
-    ]
+    command = rclone_command("s3", str(directory), f"--auth-key={KEY},{SECRET}")
     with running(command) as url:
         yield S3Server(url)
