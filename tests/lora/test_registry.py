@@ -14,7 +14,12 @@ from typing import Any
 
 import pytest
 
-from loramux.errors import AdapterUnavailableError, LoramuxError, ModelNotFoundError
+from loramux.errors import (
+    AdapterRefusedError,
+    AdapterUnavailableError,
+    LoramuxError,
+    ModelNotFoundError,
+)
 from loramux.lora.registry import ResolverChain
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolver import (
@@ -702,3 +707,15 @@ def test_one_chain_serves_one_event_loop_after_another():
             assert asyncio.run(chain.resolve(BASE, "x")).lora_request == found("x")
     finally:
         chain.close()
+
+
+def test_a_refusal_is_told_as_it_is_unless_another_resolver_has_the_adapter():
+    refusing = Fails(AdapterRefusedError("the token is not accepted; set another."))
+
+    async def use(chain: ResolverChain) -> None:
+        assert (await chain.resolve(BASE, "public")).resolver_name == "second"
+        with pytest.raises(AdapterRefusedError, match="the token is not accepted"):
+            await chain.resolve(BASE, "gated")
+        assert not chain.failures
+
+    with_chain(use, {"first": refusing, "second": Knows("public")})

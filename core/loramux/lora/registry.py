@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from loramux import env
-from loramux.errors import AdapterUnavailableError, ModelNotFoundError
+from loramux.errors import AdapterRefusedError, AdapterUnavailableError, ModelNotFoundError
 from loramux.lora.deadline import resolve_timeout
 from loramux.lora.loop_thread import LoopThread
 from loramux.lora.recent_misses import RecentMisses
@@ -118,6 +118,7 @@ class ResolverChain:
         Raises:
             ModelNotFoundError: if every resolver says that it has no such adapter, or the name is
                 empty, longer than 512 characters or not printable.
+            AdapterRefusedError: if none has it and one found it and may not hand it out.
             AdapterUnavailableError: if none has it and at least one could not tell.
         """
         if not (0 < len(lora_name) <= MAX_NAME_LENGTH and lora_name.isprintable()):
@@ -164,16 +165,22 @@ class ResolverChain:
     async def _look_up(self, question: _Question, resolvers: tuple[NamedResolver, ...]) -> Resolved:
         deadline = time.monotonic() + self._timeout
         failures: list[str] = []
+        refusal: AdapterRefusedError | None = None
         for position, resolver in enumerate(resolvers):
             share = (deadline - time.monotonic()) / (len(resolvers) - position)
             try:
                 answer = await self._ask(resolver, question, share)
+            except AdapterRefusedError as error:
+                refusal = refusal or error
+                continue
             except _ResolverFailure as failure:
                 self._note(resolver, question, failure)
                 failures.append(f"resolver {resolver.name!r} {failure}")
                 continue
             if answer is not None:
                 return Resolved(resolver.name, answer)
+        if refusal is not None:
+            raise refusal
         if failures:
             raise AdapterUnavailableError(
                 f"adapter {question.lora_name!r} could not be looked up, because "
@@ -195,6 +202,8 @@ class ResolverChain:
             if _is_being_cancelled():
                 raise
             raise _ResolverFailure("cancelled itself") from None
+        except AdapterRefusedError:
+            raise
         except Exception as error:
             if limit.expired():
                 raise _ResolverFailure(f"did not answer within {share:.3g} s") from None
