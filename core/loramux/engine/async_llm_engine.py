@@ -10,41 +10,21 @@ from typing import Any
 
 from loramux.engine.args import EngineArgs
 from loramux.engine.assembly import EngineParts, assemble
-from loramux.engine.llm_engine import LLMEngine, PreparedRequest
+from loramux.engine.llm_engine import LLMEngine, PreparedRequest, unstarted_output
+from loramux.engine.mailbox import Mailbox, deliver
 from loramux.engine.prompts import Prompt
 from loramux.errors import EngineDeadError, InvalidRequestError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo
 from loramux.lora.request import LoRARequest
+from loramux.lora.shared_work import Abandoned
 from loramux.outputs import RequestOutput
 from loramux.sampling_params import SamplingParams
 
 log = get_logger(__name__)
 
-Outcome = RequestOutput | Exception
-
 SHUTDOWN_SECONDS = 30
 """A step takes milliseconds; one that takes this long will not end."""
-
-
-class Mailbox:
-    """Outputs of one request on their way from the engine's thread to its caller."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._queue: asyncio.Queue[Outcome] = asyncio.Queue()
-
-    def put(self, outcome: Outcome) -> None:
-        """Called on the caller's event loop."""
-        self._queue.put_nowait(outcome)
-
-    async def get(self) -> RequestOutput:
-        outcome = await self._queue.get()
-        if isinstance(outcome, Exception):
-            raise outcome
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome
 
 
 class AsyncLLMEngine:
@@ -62,6 +42,9 @@ class AsyncLLMEngine:
         self._engine = LLMEngine(parts)
         self._commands: deque[Callable[[], object]] = deque()
         self._mailboxes: dict[str, Mailbox] = {}
+        """Of callers who are here, by request id; changed on their event loops."""
+        self._serving: dict[str, Mailbox] = {}
+        """Of requests in the engine; changed on its thread."""
         self._error: EngineDeadError | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="loramux-engine", daemon=True)
@@ -93,15 +76,15 @@ class AsyncLLMEngine:
             EngineDeadError: the engine has ended.
         """
         self._check_alive()
-        prepared = await asyncio.to_thread(
-            self._engine.prepare, request_id, prompt, sampling_params, lora_request
-        )
-        adapter = None if lora_request is None else await self._load(lora_request)
         mailbox = self._open_mailbox(request_id)
         finished = False
         try:
-            self._command(lambda: self._submit(prepared, adapter))
-            self._check_alive()  # the engine may have ended before it could see the mailbox
+            prepared = await asyncio.to_thread(
+                self._engine.prepare, request_id, prompt, sampling_params, lora_request
+            )
+            adapter = None if lora_request is None else await self._load(lora_request)
+            self._command(lambda: self._submit(prepared, adapter, mailbox))
+            self._check_alive()  # the engine may have ended before it could see the command
             while not finished:
                 output = await mailbox.get()
                 finished = output.finished
@@ -109,10 +92,13 @@ class AsyncLLMEngine:
         finally:
             del self._mailboxes[request_id]
             if not finished:
-                self._command(lambda: self._engine.abort_request(request_id))
+                self._command(lambda: self._drop(request_id, mailbox))
 
     async def abort(self, request_id: str) -> None:
-        """End a request; its generator finishes with ``finish_reason`` ``abort``."""
+        """End a request; its generator finishes with ``finish_reason`` ``abort``.
+
+        A request whose adapter is still being read ends when that is done.
+        """
         self._command(lambda: self._abort(request_id))
 
     async def load_lora(self, lora_request: LoRARequest) -> AdapterInfo:
@@ -163,7 +149,12 @@ class AsyncLLMEngine:
 
     async def _load(self, lora_request: LoRARequest) -> Adapter:
         assert self._materializer is not None, "prepare() has checked that LoRA is on"
-        return await asyncio.wrap_future(self._materializer.load(lora_request))
+        try:
+            return await asyncio.wrap_future(self._materializer.load(lora_request))
+        except Abandoned as error:
+            raise EngineDeadError(
+                f"The engine was shut down before adapter {lora_request.lora_name!r} was read."
+            ) from error
 
     def _open_mailbox(self, request_id: str) -> Mailbox:
         if request_id in self._mailboxes:
@@ -171,8 +162,7 @@ class AsyncLLMEngine:
                 f"Request id {request_id!r} is already in use; give each request its own.",
                 "request_id",
             )
-        mailbox = Mailbox(asyncio.get_running_loop())
-        self._mailboxes[request_id] = mailbox
+        mailbox = self._mailboxes[request_id] = Mailbox()
         return mailbox
 
     def _check_alive(self) -> None:
@@ -196,7 +186,7 @@ class AsyncLLMEngine:
             log.exception("the engine has ended")
             error = EngineDeadError(f"The engine has ended: {fatal}")
         self._error = error
-        self._deliver([(request_id, error) for request_id in list(self._mailboxes)])
+        deliver((mailbox, error) for mailbox in list(self._mailboxes.values()))
 
     def _turn(self) -> None:
         while self._commands:
@@ -204,30 +194,34 @@ class AsyncLLMEngine:
         if not self._engine.has_unfinished_requests():
             self._engine.core.wait_for_change(timeout=1.0)
             return
-        self._deliver([(output.request_id, output) for output in self._engine.step()])
+        self._hand_out(self._engine.step())
 
-    def _submit(self, prepared: PreparedRequest, adapter: Adapter | None) -> None:
+    def _submit(self, prepared: PreparedRequest, adapter: Adapter | None, mailbox: Mailbox) -> None:
+        if mailbox.is_aborted:
+            deliver([(mailbox, unstarted_output(prepared, "abort"))])
+            return
         try:
             self._engine.submit(prepared, adapter)
         except Exception as error:
-            self._deliver([(prepared.request_id, error)])
+            deliver([(mailbox, error)])
+        else:
+            self._serving[prepared.request_id] = mailbox
 
     def _abort(self, request_id: str) -> None:
-        outputs = self._engine.abort_request(request_id)
-        self._deliver([(output.request_id, output) for output in outputs])
+        self._hand_out(self._engine.abort_request(request_id))
+        mailbox = self._mailboxes.get(request_id)
+        if mailbox is not None:
+            mailbox.is_aborted = True
 
-    def _deliver(self, outcomes: list[tuple[str, Outcome]]) -> None:
-        """Post outcomes to their callers' loops, one wake-up for each loop."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Mailbox, Outcome]]] = {}
-        for request_id, outcome in outcomes:
-            mailbox = self._mailboxes.get(request_id)
-            if mailbox is not None:
-                by_loop.setdefault(mailbox.loop, []).append((mailbox, outcome))
-        for loop, posts in by_loop.items():
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_put_all, posts)
+    def _drop(self, request_id: str, mailbox: Mailbox) -> None:
+        """Free the request of a caller who has gone, unless the id is another's by now."""
+        if self._serving.get(request_id) is mailbox:
+            del self._serving[request_id]
+            self._engine.abort_request(request_id)
 
-
-def _put_all(posts: list[tuple[Mailbox, Outcome]]) -> None:
-    for mailbox, outcome in posts:
-        mailbox.put(outcome)
+    def _hand_out(self, outputs: list[RequestOutput]) -> None:
+        posts = [(self._serving[output.request_id], output) for output in outputs]
+        for output in outputs:
+            if output.finished:
+                del self._serving[output.request_id]
+        deliver(posts)

@@ -71,6 +71,7 @@ class LLMEngine:
         Raises:
             InvalidRequestError: it can never succeed as written.
         """
+        self._check_id(request_id)
         prepared = self.prepare(request_id, prompt, params, lora_request)
         if lora_request is None:
             self.submit(prepared, None)
@@ -118,21 +119,24 @@ class LLMEngine:
         params: SamplingParams,
         lora_request: LoRARequest | None,
     ) -> PreparedRequest:
-        """Check and tokenize a request; touches nothing of the engine's state.
+        """Check and tokenize a request, on any thread: nothing of the engine's state is read.
 
         Raises:
             InvalidRequestError: it can never succeed as written.
         """
-        self._check_id(request_id)
         self._check_lora(lora_request)
         self.requests.check(params)
         return PreparedRequest(request_id, self.requests.tokenize(prompt), params, lora_request)
 
     def submit(self, request: PreparedRequest, adapter: Adapter | None) -> None:
-        """Hand a prepared request, its adapter known, to the core."""
+        """Hand a prepared request, its adapter known, to the core.
+
+        Raises:
+            InvalidRequestError: its id is in use.
+        """
         self._check_id(request.request_id)
         ids = [f"{request.request_id}/{index}" for index in range(request.params.n)]
-        self._sequence_ids[request.request_id] = ids
+        sequences = self.requests.sequences(ids, request.prompt, request.params, adapter)
         self._outputs.add_request(
             FrontRequest(
                 request_id=request.request_id,
@@ -143,7 +147,8 @@ class LLMEngine:
                 lora_request=request.lora_request,
             )
         )
-        for sequence in self.requests.sequences(ids, request.prompt, request.params, adapter):
+        self._sequence_ids[request.request_id] = ids
+        for sequence in sequences:
             self.core.add(sequence)
 
     def default_sampling_params(self) -> dict[str, Any]:
