@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import mkdtemp
 
+from loramux.lora.registry import MAX_NAME_LENGTH
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolver import LoRAResolver, NamedResolver, ResolveContext
 
@@ -80,6 +81,11 @@ class Asker:
             if limit.expired():
                 raise TookTooLong(f"there is no answer after {self._seconds} s") from None
             raise
+
+
+def reaches_resolvers(lora_name: str) -> bool:
+    """Whether a server asks resolvers for this name at all, or knows that there is none."""
+    return 0 < len(lora_name) <= MAX_NAME_LENGTH and lora_name.isprintable()
 
 
 class TookTooLong(AssertionError):

@@ -16,9 +16,12 @@ from loramux.lora.registry import ResolverChain
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolver import ResolveContext
 from loramux.lora.source import AdapterSource
-from loramux.testing.asking import Asker, TookTooLong, bring, content
+from loramux.testing.asking import Asker, TookTooLong, bring, content, reaches_resolvers
 from loramux.testing.hostile_names import HOSTILE_NAMES, second_spellings
 from loramux.testing.resolver_fixtures import ResolverFixtures
+
+_ATTACKS = [name for name in HOSTILE_NAMES if reaches_resolvers(f"x{name}")]
+"""Names that reach a resolver, if only behind others; a server answers the rest itself."""
 
 
 class ResolverContract(ResolverFixtures):
@@ -51,11 +54,12 @@ class ResolverContract(ResolverFixtures):
 
     # --- names that mean no good ---
 
-    @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=range(len(HOSTILE_NAMES)))
+    @pytest.mark.parametrize("name", _ATTACKS, ids=range(len(_ATTACKS)))
     def test_a_hostile_name_is_none(self, ask: Asker, known_name: str, name: str) -> None:
+        """On its own, below the adapter that is there, and beside it."""
         parent = known_name.rpartition("/")[0]
         for attack in {name, f"{known_name}/{name}", f"{parent}/{name}"} - {known_name}:
-            assert ask(attack) is None, ascii(attack)
+            assert not reaches_resolvers(attack) or ask(attack) is None, ascii(attack)
 
     def test_an_adapter_has_one_name(self, ask: Asker, known_name: str) -> None:
         for name in second_spellings(known_name):
