@@ -113,6 +113,24 @@ def test_each_kind_of_output(engine, world, kind):
         assert told == [expected]
 
 
+def test_texts_are_tokenized_on_many_threads_at_once(engine):
+    """While the engine's own thread turns tokens into text with the same tokenizer."""
+    texts = [f"{n} what is it {n}" for n in range(100)]
+
+    async def answer(text: str) -> RequestOutput:
+        stream = engine.generate(text, greedy_params(3), text)
+        return [output async for output in stream][-1]
+
+    async def main() -> list[RequestOutput]:
+        return await asyncio.gather(*map(answer, texts))
+
+    for text, output in zip(texts, run(engine, main), strict=True):
+        assert output.prompt_token_ids == engine.tokenizer.encode(text)
+        assert output.outputs[0].text == engine.tokenizer.decode(
+            output.outputs[0].token_ids, skip_special_tokens=True
+        )
+
+
 def test_callers_on_several_loops_share_the_engine(engine, world):
     answers: dict[int, list[int]] = {}
 
