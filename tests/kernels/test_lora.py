@@ -149,6 +149,46 @@ def test_rectangles_get_their_own_updates(case, in_features, out_features, seed)
     check(y, before, slot_of_row, [pair.looked_up(ids) for pair in lookups])
 
 
+rectangles = st.builds(
+    RowRectangle,
+    start=st.integers(0, 4),
+    first_slot=st.integers(0, 2),
+    slots=st.integers(1, 4),
+    width=st.integers(1, 5),
+)
+
+
+def rows_of(rectangle: RowRectangle, rows_after: int) -> list[int | None]:
+    """The slot of each row, with rows of no adapter before and after the rectangle."""
+    slots = range(rectangle.first_slot, rectangle.first_slot + rectangle.slots)
+    inside = [slot for slot in slots for _ in range(rectangle.width)]
+    return [None] * rectangle.start + inside + [None] * rows_after
+
+
+@settings(deadline=None, max_examples=60)
+@given(rectangles, st.integers(0, 3), st.lists(st.integers(1, 9), min_size=6, max_size=7))
+def test_a_rectangle_of_rows_gets_its_updates(rectangle, rows_after, ranks):
+    torch.manual_seed(rectangle.width)
+    slot_of_row = rows_of(rectangle, rows_after)
+    pairs = [make_pair(rank, 13, 9) for rank in ranks]
+    x, y = torch.randn(len(slot_of_row), 13), torch.randn(len(slot_of_row), 9)
+    before = y.clone()
+    add_grouped_lora_(y, x, rectangle, *stack(pairs))
+    check(y, before, slot_of_row, [pair.update(x) for pair in pairs])
+
+
+@settings(deadline=None, max_examples=60)
+@given(rectangles, st.integers(0, 3), st.lists(st.integers(1, 9), min_size=6, max_size=7))
+def test_a_rectangle_of_embedding_rows_gets_its_updates(rectangle, rows_after, ranks):
+    torch.manual_seed(rectangle.width)
+    slot_of_row = rows_of(rectangle, rows_after)
+    pairs = [make_pair(rank, VOCABULARY, 9) for rank in ranks]
+    ids, y = torch.randint(VOCABULARY, (len(slot_of_row),)), torch.randn(len(slot_of_row), 9)
+    before = y.clone()
+    add_grouped_embedding_lora_(y, ids, rectangle, *stack(pairs))
+    check(y, before, slot_of_row, [pair.looked_up(ids) for pair in pairs])
+
+
 def segments(rows: list[int]) -> list[RowSegment]:
     """All forms in which a segment may name these rows."""
     by_index = RowSegment(torch.tensor(rows))
@@ -208,6 +248,15 @@ def test_rows_of_no_adapter_keep_every_bit_beside_broken_ones(value):
     untouched = rows_without(slot_of_row)
     assert torch.equal(bits(y[untouched]), bits(before[untouched]))
     assert not torch.equal(bits(y), bits(before)), "the broken adapters must have been applied"
+
+
+def test_rows_around_a_rectangle_of_broken_adapters_keep_every_bit():
+    before = awkward_rows(9, 7)
+    y = before.clone()
+    rectangle = RowRectangle(start=2, first_slot=0, slots=3, width=2)
+    add_grouped_lora_(y, torch.ones(9, 6), rectangle, *stack(broken_pairs(6)))
+    assert torch.equal(bits(y[[0, 1, 8]]), bits(before[[0, 1, 8]]))
+    assert not y[2:8].isfinite().any()
 
 
 def test_embedding_rows_of_no_adapter_keep_every_bit_beside_broken_ones():
