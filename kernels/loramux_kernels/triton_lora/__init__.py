@@ -1,0 +1,28 @@
+"""LoRA kernels in Triton, and the layout of device memory they read.
+
+Triton itself is imported when a kernel first runs.
+"""
+
+from __future__ import annotations
+
+from loramux_kernels.triton_lora.adapter_table import AdapterTable, PairPlacement
+from loramux_kernels.triton_lora.apply import apply_lora_
+from loramux_kernels.triton_lora.arena import GRANULE, PAGE_BYTES, Allocation, Arena
+from loramux_kernels.triton_lora.projection import PackedProjection
+from loramux_kernels.triton_lora.tiles import DECODE, PREFILL, LoRATiles
+from loramux_kernels.triton_lora.work_list import LoRAWork
+
+__all__ = [
+    "DECODE",
+    "GRANULE",
+    "PAGE_BYTES",
+    "PREFILL",
+    "AdapterTable",
+    "Allocation",
+    "Arena",
+    "LoRATiles",
+    "LoRAWork",
+    "PackedProjection",
+    "PairPlacement",
+    "apply_lora_",
+]

@@ -1,0 +1,128 @@
+"""Expand: add ``scaling * (x A) B`` to the rows of each adapter, in place.
+
+Rows of no adapter, and slices that an adapter leaves alone, are neither read nor written. The
+rank vector is summed and scaled in float32 and enters the product with about 16 bits even where B
+has 8; what is stored has been rounded once.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+from torch import Tensor
+
+from loramux_kernels.triton_attention.jit import device_function, kernel
+from loramux_kernels.triton_lora.arena import GRANULE
+from loramux_kernels.triton_lora.projection import PackedProjection
+from loramux_kernels.triton_lora.sharing import can_overlap, num_multiprocessors, own_share
+from loramux_kernels.triton_lora.work_list import LoRAWork
+
+UNSPECIALIZED = (
+    "counts", "rows", "tiles", "blocks", "num_blocks", "first_site", "num_sites", "num_slices",
+)  # fmt: skip
+
+
+def expand_(y: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
+    """Add the updates whose rank vectors ``shrink`` has left for the same projection and work.
+
+    Args:
+        y: ``[num_rows, out_features]``, rows contiguous in themselves, of the arena's dtype.
+    """
+    table, shape = work.table, work.shape.expand
+    blocks = projection.blocks(shape.columns)
+    programs = shape.programs_per_sm * num_multiprocessors(y.device)
+    overlap = work.shape.overlap and can_overlap(y.device)
+    _expand[(programs,)](
+        y, work.partials, table.arena, table.records, work.counts, work.rows, work.tiles, blocks,
+        y.stride(0), blocks.shape[0],
+        work.max_rows * projection.num_slices * work.rank_stride, work.rank_stride,
+        projection.first_site, table.num_sites, projection.num_slices,
+        GRANULE=GRANULE, UNIT=projection.unit,
+        TILE_ROWS=work.shape.rows, ROWS=shape.rows, COLUMNS=shape.columns, RANK=shape.rank,
+        SPLITS=work.shape.shrink.split(projection.in_features)[1],
+        STAGES=shape.stages, OVERLAP=overlap,
+        num_warps=shape.warps, **({"launch_pdl": True} if overlap else {}),
+    )  # fmt: skip
+
+
+# fmt: off
+@kernel(unspecialized=UNSPECIALIZED)
+def _expand(
+    y: tl.tensor, partials: tl.tensor, arena: tl.tensor, records: tl.tensor,
+    counts: tl.tensor, rows: tl.tensor, tiles: tl.tensor, blocks: tl.tensor,
+    y_stride: tl.tensor, num_blocks: tl.tensor, split_stride: tl.tensor, rank_stride: tl.tensor,
+    first_site: tl.tensor, num_sites: tl.tensor, num_slices: tl.tensor,
+    GRANULE: tl.constexpr, UNIT: tl.constexpr, TILE_ROWS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr,
+    STAGES: tl.constexpr, OVERLAP: tl.constexpr,
+) -> None:
+    PARTS: tl.constexpr = TILE_ROWS // ROWS
+    start, stop = own_share(tl.load(counts) * (PARTS * num_blocks))
+    for unit in tl.range(start, stop, num_stages=1):
+        tile = tiles + unit // (PARTS * num_blocks) * 4
+        row = unit // num_blocks % PARTS * ROWS + tl.arange(0, ROWS)
+        block = blocks + unit % num_blocks * 4
+        slice = tl.load(block)
+        width = tl.load(block + 2) * UNIT
+        column = tl.load(block + 1) * COLUMNS + tl.arange(0, COLUMNS)
+        y_column = tl.load(block + 3) * UNIT + column
+        record = records + (tl.load(tile) * num_sites + first_site + slice) * 4
+        rank = tl.load(record + 2)
+        b = arena + tl.load(record + 1).to(tl.int64) * GRANULE + column
+        scaling = tl.load(record + 3).to(tl.float32, bitcast=True)
+        exists = row < tl.load(tile + 2)
+        place = tl.load(tile + 1) + row
+        index = tl.load(rows + place, mask=exists, other=0).to(tl.int64)
+        if rank > 0:
+            target = y + index[:, None] * y_stride + y_column[None, :]
+            mask = exists[:, None] & (column < width)[None, :]
+            base = tl.load(target, mask=mask, other=0.0)
+            hidden = partials + place * (num_slices * rank_stride) + slice * rank_stride
+            update = lora_update(
+                hidden, exists, b, column < width, width, rank, scaling, split_stride,
+                ROWS, COLUMNS, RANK, SPLITS, STAGES, OVERLAP,
+            )
+            tl.store(target, (base.to(tl.float32) + update).to(base.dtype), mask=mask)
+    if OVERLAP:
+        # Also where there was nothing to do: what follows waits for this kernel alone.
+        tl.extra.cuda.gdc_wait()
+
+
+@device_function
+def lora_update(
+    hidden: tl.tensor, has_row: tl.tensor, b: tl.tensor, has_column: tl.tensor, width: tl.tensor,
+    rank: tl.tensor, scaling: tl.tensor, split_stride: tl.tensor,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr,
+    STAGES: tl.constexpr, OVERLAP: tl.constexpr,
+) -> tl.tensor:
+    """``[ROWS, COLUMNS]`` of the update, float32."""
+    update = tl.zeros([ROWS, COLUMNS], tl.float32)
+    offset = tl.arange(0, RANK)
+    for first in tl.range(0, rank, RANK, num_stages=STAGES):
+        component = first + offset
+        has_component = component < rank
+        b_tile = tl.load(
+            b[None, :] + component[:, None] * width,
+            mask=has_component[:, None] & has_column[None, :], other=0.0,
+        )
+        if OVERLAP:
+            tl.extra.cuda.gdc_wait()
+        mask = has_row[:, None] & has_component[None, :]
+        vector = tl.zeros([ROWS, RANK], tl.float32)
+        for split in tl.static_range(SPLITS):
+            at = hidden[:, None] + (split * split_stride + component)[None, :]
+            vector += tl.load(at, mask=mask, other=0.0)
+        update = _add_product(update, vector * scaling, b_tile)
+    return update
+
+
+@device_function
+def _add_product(total: tl.tensor, vector: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """Add ``vector @ b``, with the vector in two parts where B's dtype has too few bits for it."""
+    if b.dtype == tl.float32:
+        return tl.dot(vector, b, total, input_precision="ieee")
+    high = vector.to(b.dtype)
+    rest = vector - high.to(tl.float32)
+    # An infinite component leaves NaN or infinity: it has no second part.
+    low = tl.where(tl.abs(rest) < float("inf"), rest, 0.0).to(b.dtype)
+    return tl.dot(low, b, tl.dot(high, b, total))
+# fmt: on

@@ -1,0 +1,97 @@
+"""Shapes of the tiles that the kernels compute, and how many programs share the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ShrinkTiles:
+    """Shape of one product ``x A``.
+
+    Attributes:
+        slices: slices whose rank vectors one tile computes, reading ``x`` once; a power of two.
+        features: input features a step of the inner loop multiplies.
+        split_features: at least so many of them belong to one split; a multiple of ``features``.
+        max_splits: at most so many partial sums of one rank vector.
+        stages: depth of the inner loop's prefetching.
+        programs_per_sm: persistent programs for each multiprocessor.
+    """
+
+    slices: int
+    features: int
+    split_features: int
+    max_splits: int
+    warps: int
+    stages: int
+    programs_per_sm: int
+
+    def split(self, in_features: int) -> tuple[int, int]:
+        """Features of one split and the number of splits."""
+        width = max(self.split_features, -(-in_features // self.max_splits))
+        width = -(-width // self.features) * self.features
+        return width, -(-in_features // width)
+
+
+@dataclass(frozen=True)
+class ExpandTiles:
+    """Shape of one product with ``B``.
+
+    Attributes:
+        rows: divides the rows of the work list's tiles. Fewer than 64: with more, Triton uses
+            wgmma with its operand in registers, which ptxas before 13.3 compiles wrongly.
+    """
+
+    rows: int
+    columns: int
+    rank: int
+    warps: int
+    stages: int
+    programs_per_sm: int
+
+
+@dataclass(frozen=True)
+class LoRATiles:
+    """Tiles of one path.
+
+    Attributes:
+        rows: rows of one adapter that a tile of the work list holds at most.
+        rank: components of one slice's rank vector that a tile of the work list computes.
+        dense: whether a step of one adapter alone may go to plain matrix products instead. Not where
+            launches are captured: which path it is would be fixed at capture.
+        overlap: launch expand while shrink still runs (programmatic dependent launch, from
+            compute capability 9.0 on); it waits for shrink before it reads what shrink wrote.
+    """
+
+    rows: int
+    rank: int
+    shrink: ShrinkTiles
+    expand: ExpandTiles
+    dense: bool = False
+    overlap: bool = False
+
+
+DECODE = LoRATiles(
+    rows=16,
+    rank=16,
+    shrink=ShrinkTiles(
+        slices=1, features=256, split_features=512, max_splits=16,
+        warps=4, stages=3, programs_per_sm=4,
+    ),
+    expand=ExpandTiles(rows=16, columns=256, rank=16, warps=4, stages=1, programs_per_sm=6),
+    overlap=True,
+)  # fmt: skip
+"""A few rows of each adapter: bound by the bytes of A and B."""
+
+PREFILL = LoRATiles(
+    rows=64,
+    rank=32,
+    shrink=ShrinkTiles(
+        slices=4, features=64, split_features=512, max_splits=4,
+        warps=4, stages=4, programs_per_sm=2,
+    ),
+    expand=ExpandTiles(rows=32, columns=256, rank=16, warps=4, stages=1, programs_per_sm=6),
+    dense=True,
+    overlap=True,
+)  # fmt: skip
+"""Many rows of each adapter: bound by the bytes of the layer's input and output."""
