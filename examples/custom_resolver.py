@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from loramux.lora.registry import ResolverChain
 from loramux.lora.request import LoRARequest
+from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
 DEMO = Path(__file__).parent / "demo"

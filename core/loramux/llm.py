@@ -10,8 +10,8 @@ from typing import Any, TypeVar, cast
 from tqdm import tqdm
 
 from loramux.engine.args import EngineArgs
+from loramux.engine.front.prompts import Prompt
 from loramux.engine.llm_engine import LLMEngine
-from loramux.engine.prompts import Prompt
 from loramux.errors import InvalidRequestError
 from loramux.lora.request import LoRARequest
 from loramux.outputs import RequestOutput

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from loramux.errors import AdapterError
-from loramux.lora.single_flight import SingleFlight
+from loramux.lora.resolve.single_flight import SingleFlight
 
 Key = TypeVar("Key", bound=Hashable)
 Answer = TypeVar("Answer")

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loramux import LoRARequest, LoRAResolver, env, hookimpl
 from loramux.errors import AdapterNotFoundError, AdapterUnavailableError, PluginError
-from loramux.lora.daemon_call import call_in_daemon_thread
-from loramux.lora.hub import (
+from loramux.lora.hub.daemon_call import call_in_daemon_thread
+from loramux.lora.hub.source import (
     DEFAULT_BRANCH,
     HubPath,
     HubSource,
@@ -43,7 +43,7 @@ from loramux_resolvers.answer_cache import AnswerCache
 from loramux_resolvers.safe_names import why_unsafe
 
 if TYPE_CHECKING:
-    from loramux.lora.hub_api import Listing
+    from loramux.lora.hub.api import Listing
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class HubLoRAResolver(LoRAResolver):
         repositories: ``org/repo`` -> the revision that all its adapters are taken from, or None
             where a name may choose one and the branch ``main`` is the default.
         timeout: seconds that the Hub has for each of the two questions of a look-up; by default
-            :func:`loramux.lora.hub_api.answer_timeout`.
+            :func:`loramux.lora.hub.api.answer_timeout`.
         revision_ttl: seconds for which a branch is taken to be where it was;
             ``LORAMUX_LORA_RESOLVER_HF_REVISION_TTL`` or 30.
 
@@ -122,7 +122,7 @@ class HubLoRAResolver(LoRAResolver):
         timeout: float | None = None,
         revision_ttl: float | None = None,
     ) -> None:
-        from loramux.lora.hub_api import answer_timeout
+        from loramux.lora.hub.api import answer_timeout
 
         if revision_ttl is None:
             revision_ttl = env.read_seconds(TTL_VARIABLE, 30.0, zero_allowed=True)
@@ -206,7 +206,7 @@ class HubLoRAResolver(LoRAResolver):
         return await asyncio.to_thread(path.cached_source, seen)
 
     async def _commit(self, path: HubPath) -> str:
-        from loramux.lora.hub_api import find_commit
+        from loramux.lora.hub.api import find_commit
 
         revision = path.revision or DEFAULT_BRANCH
         if is_commit(revision):
@@ -218,7 +218,7 @@ class HubLoRAResolver(LoRAResolver):
         return commit
 
     async def _listing(self, repo_id: str, commit: str, directory: str) -> Listing:
-        from loramux.lora.hub_api import list_adapters
+        from loramux.lora.hub.api import list_adapters
 
         question = partial(list_adapters, repo_id, commit, self._timeout, directory)
         return await self._listings.get((repo_id, commit, directory), partial(self._ask, question))

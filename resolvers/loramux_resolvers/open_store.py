@@ -11,7 +11,7 @@ from fsspec.registry import known_implementations
 
 from loramux import LoRAResolver
 from loramux.errors import PluginError
-from loramux.lora.byte_size import read_byte_size
+from loramux.lora.disk_cache.byte_size import read_byte_size
 from loramux_resolvers.object_store import (
     BASE_MODEL_NAME,
     DEFAULT_MAX_BYTES,

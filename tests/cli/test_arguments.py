@@ -13,7 +13,7 @@ import pytest
 
 from loramux.cli import engine_arguments, serve
 from loramux.engine.args import EngineArgs
-from loramux.lora.catalog import AdapterModule
+from loramux.lora.resolve.catalog import AdapterModule
 from loramux.server import launch
 from loramux.server.serve_options import ServeOptions
 

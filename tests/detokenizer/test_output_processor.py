@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from loramux.engine.front.output_processor import FrontRequest, OutputProcessor
 from loramux.engine.messages import CoreOutput, PositionLogprobs
-from loramux.engine.output_processor import FrontRequest, OutputProcessor
 from loramux.errors import InvalidRequestError, LoramuxError
 from loramux.lora.request import LoRARequest
 from loramux.outputs import Logprob, RequestOutput

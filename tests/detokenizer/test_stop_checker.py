@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loramux.engine.stop_checker import StopChecker
+from loramux.engine.front.stop_checker import StopChecker
 
 
 def feed_all(checker: StopChecker, pieces: list[str]) -> list[str]:

@@ -17,11 +17,11 @@ from loramux.engine import core as core_module
 from loramux.engine.args import EngineArgs
 from loramux.engine.core import EngineCore
 from loramux.engine.messages import CoreOutput
-from loramux.engine.model_runner import ChunkResult
-from loramux.engine.scheduler import Chunk
-from loramux.engine.sequence import Sequence as EngineSequence
+from loramux.engine.running.model_runner import ChunkResult
+from loramux.engine.scheduling.scheduler import Chunk
+from loramux.engine.scheduling.sequence import Sequence as EngineSequence
 from loramux.lora.adapter import Adapter
-from loramux.lora.device_pool import ResidentAdapter
+from loramux.lora.device.pool import ResidentAdapter
 from loramux.sampling_params import SamplingParams
 from tests.lora.residents import make_adapter
 

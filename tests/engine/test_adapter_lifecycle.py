@@ -10,7 +10,7 @@ import pytest
 
 from loramux import LLMEngine, LoRARequest
 from loramux.errors import AdapterNotFoundError, AdapterRefusedError
-from loramux.lora.origin import LocalCheckpoint
+from loramux.lora.fetch.origin import LocalCheckpoint
 from loramux.lora.weights import AdapterWeights
 from tests.engine.world import (
     NUM_TOKENS,

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from loramux.engine.block_pool import BlockPool
+from loramux.engine.scheduling.block_pool import BlockPool
 
 HASHES = [bytes([number]) for number in range(4)]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from loramux.engine.kv_cache import KVCacheManager
-from loramux.engine.sequence import Sequence
+from loramux.engine.scheduling.kv_cache import KVCacheManager
+from loramux.engine.scheduling.sequence import Sequence
 from loramux.lora.adapter import Adapter
 from loramux.sampling_params import SamplingParams
 from tests.lora.residents import make_adapter

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loramux.engine.scheduler import Chunk
-from loramux.engine.sequence import Sequence
-from loramux.engine.step_inputs import build_inputs
+from loramux.engine.running.step_inputs import build_inputs
+from loramux.engine.scheduling.scheduler import Chunk
+from loramux.engine.scheduling.sequence import Sequence
 from loramux.sampling_params import SamplingParams
 
 BLOCK = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from loramux.lora.checkpoint_summary import summarise_checkpoint
+from loramux.lora.checkpoint.summary import summarise_checkpoint
 from loramux.testing import write_adapter
 from tests.lora.peft_adapters import peft_deltas, read_config
 from tests.lora.reading import MODELS, read

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loramux.errors import ModelNotFoundError
-from loramux.lora.registry import ResolverChain
+from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import ResolverRegistry
 from loramux.testing import HOSTILE_NAMES, ResolverContract
 from loramux.testing.asking import reaches_resolvers

@@ -11,7 +11,7 @@ import pytest
 
 from loramux import LoRAResolver
 from loramux.errors import AdapterRefusedError, PluginError
-from loramux.lora.checkpoint_summary import summarise_checkpoint
+from loramux.lora.checkpoint.summary import summarise_checkpoint
 from loramux.lora.request import LoRARequest
 from loramux.plugins import collect_lora_resolvers
 from loramux.sampling_params import RequestOutputKind, SamplingParams

@@ -18,9 +18,9 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from loramux.lora import disk_cache
-from loramux.lora.cache_directory import LockedDirectory
-from loramux.lora.disk_cache import DiskCache
+from loramux.lora.disk_cache import cache as disk_cache
+from loramux.lora.disk_cache.cache import DiskCache
+from loramux.lora.disk_cache.directory import LockedDirectory
 from tests.lora.fake_source import FakeSource, ignore
 
 CONTENT = b"from another process"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loramux.errors import AdapterRefusedError
-from loramux.lora.checkpoint import read_adapter
+from loramux.lora.checkpoint.reader import read_adapter
 from loramux.lora.weights import AdapterWeights
 from loramux.models.sites import find_sites
 from tests.lora.peft_adapters import PREFIX, tiny_gemma, tiny_gpt2, tiny_llama, tiny_phi3

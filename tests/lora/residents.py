@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from loramux.lora.adapter import Adapter
-from loramux.lora.device_pool import ResidentAdapter, ResidentPair
-from loramux.lora.origin import LocalCheckpoint, SourceRevision
+from loramux.lora.device.pool import ResidentAdapter, ResidentPair
+from loramux.lora.fetch.origin import LocalCheckpoint, SourceRevision
 from loramux.lora.site import LoRASite, SiteKind
 
 SITES = {

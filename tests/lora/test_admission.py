@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loramux.lora import admission
 from loramux.lora.adapter import Adapter
-from loramux.lora.admission import AdapterAdmission
-from loramux.lora.device_pool import ResidentAdapter
+from loramux.lora.device import admission
+from loramux.lora.device.admission import AdapterAdmission
+from loramux.lora.device.pool import ResidentAdapter
 from tests.lora.residents import make_adapter
 
 A, B, C, D = (make_adapter(digest) for digest in "abcd")

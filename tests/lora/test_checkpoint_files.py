@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from loramux.errors import AdapterUnavailableError
-from loramux.lora.checkpoint import MAX_CONFIG_BYTES
+from loramux.lora.checkpoint.reader import MAX_CONFIG_BYTES
 from tests.lora.peft_adapters import (
     change_config,
     read_tensors,

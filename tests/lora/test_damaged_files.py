@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from loramux.errors import AdapterRefusedError
-from loramux.lora import safetensors_header
-from loramux.lora.checkpoint import read_adapter
-from loramux.lora.safetensors_header import header_length, parse_header
+from loramux.lora.checkpoint import safetensors_header
+from loramux.lora.checkpoint.reader import read_adapter
+from loramux.lora.checkpoint.safetensors_header import header_length, parse_header
 from loramux.models.sites import find_sites
 from tests.lora.peft_adapters import make_adapter, tiny_llama
 
@@ -217,6 +217,6 @@ def test_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
         os.truncate(file, size - 30)
         return entries
 
-    monkeypatch.setattr("loramux.lora.tensor_file.parse_header", parse_then_truncate)
+    monkeypatch.setattr("loramux.lora.checkpoint.tensor_file.parse_header", parse_then_truncate)
     with pytest.raises(AdapterRefusedError, match="became shorter while it was read"):
         read_adapter(path, SITES, max_rank=32, base_names=None)

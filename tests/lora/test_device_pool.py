@@ -10,7 +10,7 @@ import torch
 
 from loramux.errors import AdapterRefusedError
 from loramux.lora.adapter import Adapter
-from loramux.lora.device_pool import DevicePool
+from loramux.lora.device.pool import DevicePool
 from loramux.lora.weights import AdapterWeights, LowRankPair
 from tests.lora.residents import CPU, make_adapter
 

@@ -20,9 +20,9 @@ import pytest
 
 from loramux.env import EnvironmentVariableError
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
-from loramux.lora import cache_directory
-from loramux.lora.byte_size import read_byte_size
-from loramux.lora.disk_cache import DiskCache
+from loramux.lora.disk_cache import directory as cache_directory
+from loramux.lora.disk_cache.byte_size import read_byte_size
+from loramux.lora.disk_cache.cache import DiskCache
 from loramux.lora.source import AdapterSource
 from tests.lora import cache_process
 from tests.lora.fake_source import FakeSource, ignore
@@ -439,7 +439,8 @@ def test_a_forked_process_does_not_keep_what_its_parent_let_go(directory):
     try:
         held.close()
         content(cache, FakeSource("b", b"b" * 20))
-        assert len(adapters(directory)) == 1
+        (kept,) = adapters(directory)
+        assert (kept / "files" / TENSORS).read_bytes() == b"b" * 20
     finally:
         os.write(writer, b"x")
         os.waitpid(child, 0)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loramux.lora.host_cache import HostCache
+from loramux.lora.fetch.host_cache import HostCache
 from loramux.lora.weights import AdapterWeights
 
 WEIGHTS = {digest: AdapterWeights(digest, {}) for digest in "abcde"}

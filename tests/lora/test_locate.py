@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from loramux.errors import AdapterNotFoundError, AdapterUnavailableError
-from loramux.lora.locate import locate
+from loramux.lora.fetch.locate import locate
 from loramux.lora.request import LoRARequest
 
 BAD_PATHS = {
@@ -34,6 +34,6 @@ def test_storage_that_fails_is_told_as_such(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("loramux.lora.locate.os", SimpleNamespace(stat=fail, path=os.path))
+    monkeypatch.setattr("loramux.lora.fetch.locate.os", SimpleNamespace(stat=fail, path=os.path))
     with pytest.raises(AdapterUnavailableError, match=r"'mine'.*Permission denied"):
         locate(LoRARequest("mine", 1, str(tmp_path)))

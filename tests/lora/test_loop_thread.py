@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from loramux.lora.loop_thread import LoopThread
+from loramux.lora.resolve.loop_thread import LoopThread
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
-from loramux.lora import materializer as materializer_module
 from loramux.lora.adapter import Tier
-from loramux.lora.locate import CHECKPOINT_FILES
-from loramux.lora.materializer import Materializer
-from loramux.lora.origin import LocalCheckpoint
+from loramux.lora.fetch import materializer as materializer_module
+from loramux.lora.fetch.locate import CHECKPOINT_FILES
+from loramux.lora.fetch.materializer import Materializer
+from loramux.lora.fetch.origin import LocalCheckpoint
 from loramux.lora.request import LoRARequest
 from loramux.lora.weights import AdapterWeights, LowRankPair
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 
 from loramux.errors import AdapterRefusedError
-from loramux.lora import peft_config
-from loramux.lora.peft_config import parse_config
+from loramux.lora.checkpoint import peft_config
+from loramux.lora.checkpoint.peft_config import parse_config
 
 MINIMAL = {"peft_type": "LORA", "target_modules": ["q_proj"]}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
-from loramux.lora.recent_misses import RecentMisses
+from loramux.lora.resolve.recent_misses import RecentMisses
 
 
 class Clock:

@@ -20,8 +20,8 @@ from loramux.errors import (
     LoramuxError,
     ModelNotFoundError,
 )
-from loramux.lora.registry import ResolverChain
 from loramux.lora.request import LoRARequest
+from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import (
     LoRAResolver,
     LoRAResolverRegistry,
@@ -368,7 +368,7 @@ def test_a_blocking_resolver_is_not_waited_for_again_and_again():
 
 
 def test_look_ups_of_one_resolver_are_bounded(monkeypatch):
-    monkeypatch.setattr("loramux.lora.registry.MAX_UNFINISHED", 3)
+    monkeypatch.setattr("loramux.lora.resolve.registry.MAX_UNFINISHED", 3)
 
     async def use(chain: ResolverChain) -> None:
         searches = [asyncio.create_task(chain.resolve(BASE, f"x{i}")) for i in range(3)]

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 
 import pytest
 
-from loramux.lora.shared_work import Abandoned, SharedWork
+from loramux.lora.fetch.shared_work import Abandoned, SharedWork
 
 TIMEOUT = 10
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from loramux.lora.single_flight import SingleFlight
+from loramux.lora.resolve.single_flight import SingleFlight
 
 
 class Work:

@@ -17,10 +17,10 @@ from peft.tuners.tuners_utils import _ExcludedModule, check_target_module_exists
 from peft.utils.other import get_pattern_key
 
 from loramux.errors import AdapterRefusedError
-from loramux.lora.name_pattern import LiteralKey, MatchBudget, NamePattern, PatternTable
-from loramux.lora.peft_config import parse_config
+from loramux.lora.checkpoint.name_pattern import LiteralKey, MatchBudget, NamePattern, PatternTable
+from loramux.lora.checkpoint.peft_config import parse_config
+from loramux.lora.checkpoint.targets import resolve_targets
 from loramux.lora.site import LoRASite, SiteKind
-from loramux.lora.targets import resolve_targets
 
 LEAVES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.experts.0.up_proj")
 LAYERS = [f"model.layers.{i}.{leaf}" for i in (0, 1, 10) for leaf in LEAVES]
@@ -181,7 +181,7 @@ def test_hostile_patterns_end_soon_in_a_refusal_or_a_result(field, pattern):
 
 
 def test_matching_stops_at_the_deadline(monkeypatch):
-    monkeypatch.setattr("loramux.lora.targets.MATCH_SECONDS", 0.2)
+    monkeypatch.setattr("loramux.lora.checkpoint.targets.MATCH_SECONDS", 0.2)
     start = time.monotonic()
     with pytest.raises(AdapterRefusedError, match="takes too long to match"):
         targets_of(target_modules=r"(.+?)*.*()+\d+")

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +59,7 @@ def _client(url: str) -> Any:
         aws_access_key_id=KEY,
         aws_secret_access_key=SECRET,
         region_name="us-east-1",
-        config=botocore.config.Config(
-            response_checksum_validation="when_required",
-            request_checksum_calculation="when_required",
-        ),
+        config=botocore.config.Config(response_checksum_validation="when_required"),
     )
 
 
@@ -79,20 +76,25 @@ def running(command: list[str]) -> Iterator[str]:
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
     )
+    assert process.stdout is not None
+    keep_empty = threading.Thread(target=process.stdout.read, daemon=True)
     try:
-        yield _address(process)
+        url = _address(process.stdout)
+        keep_empty.start()
+        yield url
     finally:
         process.kill()
         process.wait()
+        if keep_empty.ident:
+            keep_empty.join()
+        process.stdout.close()
 
 
-def _address(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
+def _address(output: Iterable[str]) -> str:
     printed = []
-    for line in process.stdout:
+    for line in output:
         printed.append(line)
         if match := re.search(r"http://127\.0\.0\.1:\d+", line):
-            threading.Thread(target=process.stdout.read, daemon=True).start()  # keep the pipe empty
             return match.group()
     raise AssertionError(f"the server did not start: {''.join(printed)}")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from loramux import LoRARequest
 from loramux.errors import AdapterUnavailableError, PluginError
-from loramux.lora.registry import ResolverChain
+from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import NamedResolver, ResolverRegistry
 from loramux.testing import ESCAPING_NAMES as UNSAFE
 from loramux.testing import HOSTILE_NAMES as ATTACKS

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from loramux import LoRARequest
 from loramux.errors import AdapterRefusedError, PluginError
-from loramux.lora.hub import HubSource
+from loramux.lora.hub.source import HubSource
 from loramux_resolvers import hf_hub
 from loramux_resolvers.hf_hub import HubLoRAResolver
 from tests.resolvers.hub_server import HubServer, answer

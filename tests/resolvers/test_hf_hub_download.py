@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from loramux import LoRARequest
 from loramux.errors import AdapterNotFoundError, AdapterRefusedError, AdapterUnavailableError
-from loramux.lora.hub import HubPath, HubSource
-from loramux.lora.hub_errors import hub_errors
-from loramux.lora.locate import locate
+from loramux.lora.fetch.locate import locate
+from loramux.lora.hub.errors import hub_errors
+from loramux.lora.hub.source import HubPath, HubSource
 from tests.resolvers.hub_server import HubServer, answer, cut, drip, drop, once, send, wait
 from tests.resolvers.test_hf_hub import REPO, adapter, fetch
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from loramux.errors import AdapterError, AdapterUnavailableError
-from loramux.lora.registry import ResolverChain
+from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import NamedResolver, ResolverRegistry
 from loramux_resolvers import hf_hub
 from loramux_resolvers.answer_cache import AnswerCache
@@ -63,7 +63,7 @@ def test_what_is_in_the_cache_is_served_and_the_log_says_so(hub, commit, tmp_pat
     source = find(resolver(timeout=TIMEOUT), REPO)
     assert fetch(source, tmp_path) == directory
     assert seconds_since(start) < TIMEOUT + 0.5
-    (message,) = [r.getMessage() for r in caplog.records if r.name == "loramux.lora.hub"]
+    (message,) = [r.getMessage() for r in caplog.records if r.name == "loramux.lora.hub.source"]
     assert f"hf://{REPO} is served from the local cache, at commit {commit}" in message
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 
 import pytest
@@ -98,6 +99,11 @@ def test_what_is_not_there_is_not_found(server):
     server.put_adapter("elsewhere/good", b"x")
     for name in ("missing", "only-tensors", "elsewhere/good", "x" * 512, "\U00010000" * 300):
         assert resolve(resolver_at(URI), name) is None
+
+
+def test_a_name_too_long_for_a_key_is_not_asked_for(proxy):
+    assert resolve(resolver_at(URI), "\U00010000" * 300) is None
+    assert proxy.requests == []
 
 
 def test_adapters_may_come_and_go(server):
@@ -231,8 +237,9 @@ def test_without_the_right_to_read_versions_the_etag_has_to_do(proxy, versions, 
 def test_parts_are_asked_for_once_each(proxy, only_moto, tmp_path):
     only_moto.put_adapter("team/parts-once", noise(LARGE))
     fetch(found(resolver_at(URI), "parts-once"), tmp_path)
-    parts = sorted(request.range for request in proxy.requests if request.is_part)
-    assert parts == sorted(
+    parts = [request for request in proxy.requests if request.is_part]
+    assert all(re.fullmatch(r'"[0-9a-f-]+"', part.if_match) for part in parts)
+    assert sorted(part.range for part in parts) == sorted(
         f"bytes={start}-{min(start + transfer.PART_BYTES, LARGE) - 1}"
         for start in range(0, LARGE, transfer.PART_BYTES)
     )

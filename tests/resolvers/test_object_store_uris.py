@@ -267,6 +267,14 @@ def test_a_file_system_without_conditions_is_looked_at_again(memory, tmp_path, m
         fetch(source, tmp_path)
 
 
+def test_a_file_system_that_gives_too_little_is_noticed(memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_failure, "FIRST_PAUSE_SECONDS", 0.005)
+    source = found(resolver_at("memory://loras"), "good")
+    monkeypatch.setattr(source.store._filesystem, "cat_file", lambda path, **kwargs: b"x")
+    with pytest.raises(AdapterUnavailableError, match="sent 1 bytes where"):
+        fetch(source, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("told", "revision"),
     [

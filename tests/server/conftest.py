@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loramux.lora.catalog import AdapterCatalog
-from loramux.lora.registry import ResolverChain
 from loramux.lora.request import LoRARequest
+from loramux.lora.resolve.catalog import AdapterCatalog
+from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import LoRAResolver, NamedResolver, ResolverRegistry
 from loramux.server.state import ServerState
 from tests.server.fake_engine import FakeEngine

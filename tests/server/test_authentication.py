@@ -9,7 +9,7 @@ from openai import AuthenticationError
 
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolver import LoRAResolver, ResolveContext
-from loramux.server.authentication import fingerprint
+from loramux.server.http.authentication import fingerprint
 from tests.server.conftest import state_around
 from tests.server.fake_engine import FakeEngine
 from tests.server.running_server import RunningServer, running

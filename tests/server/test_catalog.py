@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from loramux.errors import AdapterRefusedError, InvalidRequestError, ModelNotFoundError
-from loramux.lora.catalog import AdapterCatalog, AdapterModule
 from loramux.lora.request import LoRARequest
+from loramux.lora.resolve.catalog import AdapterCatalog, AdapterModule
 from loramux.lora.resolver import ResolveContext
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from loramux.errors import InvalidRequestError
-from loramux.server.prompts import TokenizerThreads, check_length
+from loramux.server.generation.prompts import TokenizerThreads, check_length
 from tests.server.tokenizer import byte_tokenizer
 
 

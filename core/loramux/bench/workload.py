@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from loramux.engine.prompts import Prompt
+from loramux.engine.front.prompts import Prompt
 from loramux.llm import LLM
 from loramux.lora.request import LoRARequest
 from loramux.outputs import RequestOutput

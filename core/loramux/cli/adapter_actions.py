@@ -13,8 +13,8 @@ from loramux.cli.adapter_report import HEADINGS, AdapterReport, summary_as_json,
 from loramux.cli.adapters import DIRECTORY_VARIABLE
 from loramux.cli.table import aligned
 from loramux.errors import AdapterError, LoramuxError
-from loramux.lora.checkpoint_folder import find_checkpoints
-from loramux.lora.checkpoint_summary import summarise_checkpoint
+from loramux.lora.checkpoint.folder import find_checkpoints
+from loramux.lora.checkpoint.summary import summarise_checkpoint
 
 
 def list_adapters(args: argparse.Namespace) -> int:

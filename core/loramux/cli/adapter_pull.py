@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from loramux.cli.adapter_report import DIGEST_LENGTH, summary_as_json
 from loramux.cli.table import megabytes
-from loramux.lora.checkpoint_summary import CheckpointSummary, summarise_checkpoint
-from loramux.lora.disk_cache import DiskCache
-from loramux.lora.locate import locate
-from loramux.lora.registry import Resolved, ResolverChain
+from loramux.lora.checkpoint.summary import CheckpointSummary, summarise_checkpoint
+from loramux.lora.disk_cache.cache import DiskCache
+from loramux.lora.fetch.locate import locate
+from loramux.lora.resolve.registry import Resolved, ResolverChain
 from loramux.lora.source import FetchProgress
 from loramux.plugins import collect_lora_resolvers, load_plugins
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from loramux.cli.table import megabytes
 from loramux.errors import AdapterError
-from loramux.lora.checkpoint_summary import CheckpointSummary, summarise_checkpoint
+from loramux.lora.checkpoint.summary import CheckpointSummary, summarise_checkpoint
 
 HEADINGS = ("NAME", "RANK", "SIZE", "BASE MODEL", "DIGEST", "PROBLEM")
 DIGEST_LENGTH = 12

@@ -11,7 +11,7 @@ from typing import Any
 from loramux.cli import COMMANDS
 from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
 from loramux.errors import InvalidRequestError
-from loramux.lora.catalog import AdapterModule
+from loramux.lora.resolve.catalog import AdapterModule
 
 API_KEY_VARIABLE = "LORAMUX_API_KEY"
 

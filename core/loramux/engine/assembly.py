@@ -9,12 +9,12 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from loramux import env
 from loramux.engine.args import EngineArgs
 from loramux.engine.core import EngineCore
-from loramux.engine.prompts import PromptProcessor
-from loramux.engine.request_factory import RequestFactory
-from loramux.lora.checkpoint import read_adapter
-from loramux.lora.materializer import Materializer, ReadCheckpoint
-from loramux.lora.origin import LocalCheckpoint
-from loramux.lora.runtime import LoRARuntime
+from loramux.engine.front.prompts import PromptProcessor
+from loramux.engine.front.request_factory import RequestFactory
+from loramux.lora.checkpoint.reader import read_adapter
+from loramux.lora.device.runtime import LoRARuntime
+from loramux.lora.fetch.materializer import Materializer, ReadCheckpoint
+from loramux.lora.fetch.origin import LocalCheckpoint
 from loramux.lora.site import LoRASite
 from loramux.lora.weights import AdapterWeights
 from loramux.models.loader import (

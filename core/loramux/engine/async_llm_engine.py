@@ -10,14 +10,14 @@ from typing import Any
 
 from loramux.engine.args import EngineArgs
 from loramux.engine.assembly import EngineParts, assemble
+from loramux.engine.front.prompts import Prompt
 from loramux.engine.llm_engine import LLMEngine, PreparedRequest, unstarted_output
 from loramux.engine.mailbox import Mailbox, deliver
-from loramux.engine.prompts import Prompt
 from loramux.errors import EngineDeadError, InvalidRequestError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo
+from loramux.lora.fetch.shared_work import Abandoned
 from loramux.lora.request import LoRARequest
-from loramux.lora.shared_work import Abandoned
 from loramux.outputs import RequestOutput
 from loramux.sampling_params import SamplingParams
 

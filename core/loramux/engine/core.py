@@ -9,15 +9,15 @@ from collections.abc import Iterable
 import torch
 
 from loramux.engine.args import EngineArgs
-from loramux.engine.kv_cache import KVCacheManager
 from loramux.engine.messages import CoreOutput
-from loramux.engine.model_runner import ChunkResult, ModelRunner
-from loramux.engine.scheduler import Chunk, Scheduler
-from loramux.engine.sequence import Sequence
+from loramux.engine.running.model_runner import ChunkResult, ModelRunner
+from loramux.engine.scheduling.kv_cache import KVCacheManager
+from loramux.engine.scheduling.scheduler import Chunk, Scheduler
+from loramux.engine.scheduling.sequence import Sequence
 from loramux.errors import AdapterRefusedError, EngineDeadError, LoramuxError
 from loramux.logger import get_logger
-from loramux.lora.admission import AdapterAdmission
-from loramux.lora.runtime import LoRARuntime
+from loramux.lora.device.admission import AdapterAdmission
+from loramux.lora.device.runtime import LoRARuntime
 from loramux.models.loader import LoadedModel
 
 log = get_logger(__name__)

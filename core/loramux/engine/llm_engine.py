@@ -9,8 +9,8 @@ from typing import Any
 
 from loramux.engine.args import EngineArgs
 from loramux.engine.assembly import EngineParts, assemble
-from loramux.engine.output_processor import FrontRequest, OutputProcessor
-from loramux.engine.prompts import Prompt, TokenizedPrompt
+from loramux.engine.front.output_processor import FrontRequest, OutputProcessor
+from loramux.engine.front.prompts import Prompt, TokenizedPrompt
 from loramux.errors import InvalidRequestError
 from loramux.lora.adapter import Adapter
 from loramux.lora.request import LoRARequest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from loramux.lora.origin import CheckpointOrigin
+from loramux.lora.fetch.origin import CheckpointOrigin
 
 
 @dataclass(eq=False)

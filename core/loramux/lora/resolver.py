@@ -2,7 +2,7 @@
 
 A plugin implements the hook :meth:`LoRAResolverSpec.register_lora_resolvers`; a program that has no
 plugin calls ``LoRAResolverRegistry.register_resolver``. Both end in the same list, which
-:class:`loramux.lora.registry.ResolverChain` asks in order.
+:class:`loramux.lora.resolve.registry.ResolverChain` asks in order.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from loramux.engine.args import EngineArgs
 from loramux.errors import AdapterRefusedError
-from loramux.lora.checkpoint import read_adapter
+from loramux.lora.checkpoint.reader import read_adapter
+from loramux.lora.checkpoint.untrusted import shown
 from loramux.lora.site import LoRASite
-from loramux.lora.untrusted import shown
 from loramux.lora.weights import AdapterWeights
 from loramux.models.loader import load_config
 from loramux.models.sites import find_sites

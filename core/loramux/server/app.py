@@ -7,25 +7,22 @@ from starlette.exceptions import HTTPException
 
 from loramux import __version__
 from loramux.errors import LoramuxError
-from loramux.server import (
-    adapter_updates,
-    adapters,
-    chat,
-    completions,
-    health,
-    models,
-    plain_generate,
-    tokenization,
-)
-from loramux.server.authentication import AuthenticationMiddleware
-from loramux.server.body_limit import BodyLimitMiddleware
-from loramux.server.errors import (
+from loramux.server import health, tokenization
+from loramux.server.adapters import models
+from loramux.server.adapters import routes as adapters
+from loramux.server.adapters import updates as adapter_updates
+from loramux.server.chat import routes as chat
+from loramux.server.completions import plain_generate
+from loramux.server.completions import routes as completions
+from loramux.server.http.authentication import AuthenticationMiddleware
+from loramux.server.http.body_limit import BodyLimitMiddleware
+from loramux.server.http.errors import (
     ApiError,
     answer_api_error,
     answer_loramux_error,
     answer_routing_error,
 )
-from loramux.server.request_id import RequestIdMiddleware
+from loramux.server.http.request_id import RequestIdMiddleware
 from loramux.server.state import ServerState
 
 ROUTERS = [

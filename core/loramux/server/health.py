@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 
 from loramux import __version__
 from loramux.errors import EngineDeadError
-from loramux.server.errors import ApiError
+from loramux.server.http.errors import ApiError
 from loramux.server.state import Server
 
 router = APIRouter()

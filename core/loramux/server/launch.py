@@ -12,8 +12,8 @@ import uvicorn
 from loramux import env
 from loramux.engine.args import EngineArgs
 from loramux.errors import LoramuxError
-from loramux.lora.catalog import AdapterCatalog
-from loramux.lora.registry import ResolverChain
+from loramux.lora.resolve.catalog import AdapterCatalog
+from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import LoRAResolverRegistry, NamedResolver
 from loramux.plugins import collect_lora_resolvers, load_plugins
 from loramux.server.app import build_app

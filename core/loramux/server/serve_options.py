@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loramux.errors import InvalidRequestError
-from loramux.lora.catalog import AdapterModule
+from loramux.lora.resolve.catalog import AdapterModule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from loramux.lora.catalog import AdapterCatalog
+from loramux.lora.resolve.catalog import AdapterCatalog
 from loramux.server.engine_protocol import Engine
-from loramux.server.prompts import TokenizerThreads
+from loramux.server.generation.prompts import TokenizerThreads
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
-from loramux.server.body import read_json, validate
-from loramux.server.chat_template import ChatFields, render_chat
-from loramux.server.documented import documented
-from loramux.server.prompts import encode
+from loramux.server.chat.template import ChatFields, render_chat
+from loramux.server.generation.prompts import encode
+from loramux.server.http.body import read_json, validate
+from loramux.server.http.documented import documented
 from loramux.server.state import Server, ServerState
 
 router = APIRouter()

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import mkdtemp
 
-from loramux.lora.registry import MAX_NAME_LENGTH
 from loramux.lora.request import LoRARequest
+from loramux.lora.resolve.registry import MAX_NAME_LENGTH
 from loramux.lora.resolver import LoRAResolver, NamedResolver, ResolveContext
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -102,8 +102,8 @@ def bring(request: LoRARequest, scratch: Path) -> Path:
     Raises:
         AdapterError: if it is not there, or its source does not bring it.
     """
-    from loramux.lora.locate import locate
-    from loramux.lora.origin import LocalCheckpoint
+    from loramux.lora.fetch.locate import locate
+    from loramux.lora.fetch.origin import LocalCheckpoint
 
     origin = locate(request)
     if isinstance(origin, LocalCheckpoint):

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from loramux.engine.args import EngineArgs
 from loramux.lora.adapter import AdapterInfo, Tier
-from loramux.lora.checkpoint_summary import summarise_checkpoint
+from loramux.lora.checkpoint.summary import summarise_checkpoint
 from loramux.lora.request import LoRARequest
 from loramux.outputs import CompletionOutput, RequestOutput
 from loramux.sampling_params import RequestOutputKind, SamplingParams

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from starlette.testclient import TestClient
 
-from loramux.lora.registry import ResolverChain
+from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import LoRAResolver, NamedResolver, ResolverRegistry
 from loramux.server.app import build_app
 from loramux.server.launch import build_catalog

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from loramux.errors import AdapterError, AdapterUnavailableError
-from loramux.lora.registry import ResolverChain
 from loramux.lora.request import LoRARequest
+from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import ResolveContext
 from loramux.lora.source import AdapterSource
 from loramux.testing.asking import Asker, TookTooLong, bring, content, reaches_resolvers
@@ -41,7 +41,7 @@ class ResolverContract(ResolverFixtures):
         assert 1 <= found.lora_int_id < 2**63
 
     def test_what_is_found_can_be_loaded(self, found: LoRARequest, tmp_path: Path) -> None:
-        from loramux.lora.checkpoint_summary import summarise_checkpoint
+        from loramux.lora.checkpoint.summary import summarise_checkpoint
 
         assert summarise_checkpoint(bring(found, tmp_path)).layers
 

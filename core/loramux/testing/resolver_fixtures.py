@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from loramux.lora.registry import ResolverChain
 from loramux.lora.request import LoRARequest
+from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import LoRAResolver, NamedResolver, ResolverRegistry
 from loramux.lora.source import AdapterSource
 from loramux.testing.asking import Asker

@@ -1,0 +1,71 @@
+"""One row of generation: a prompt, what has been generated, and where its KV lies."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from loramux.engine.sampling.row import SamplingRow
+from loramux.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from loramux.engine.scheduling.block_pool import BlockHash
+    from loramux.lora.adapter import Adapter
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A sequence as the scheduler and the model runner see it: token ids only.
+
+    ``num_computed_tokens`` counts tokens whose keys and values are in the cache. A running
+    sequence has at least one token that is not; computing the last of them yields the next.
+    """
+
+    sequence_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    max_tokens: int
+    """Tokens to generate at most, the model's length already considered."""
+    eos_token_ids: frozenset[int] = frozenset()
+    """Tokens by which the model itself ends a text."""
+    stop_token_ids: frozenset[int] = frozenset()
+    """Tokens that end this sequence and are told as its ``stop_reason``."""
+    adapter: Adapter | None = None
+    index: int = 0
+    """Which of the request's completions this is; tells seeded draws of one request apart."""
+    arrival_time: float = field(default_factory=time.monotonic)
+
+    output_token_ids: list[int] = field(default_factory=list)
+    sampling: SamplingRow | None = None
+    """Made by the model runner when the sequence first samples; lives as long as it."""
+    block_ids: list[int] = field(default_factory=list)
+    block_hashes: list[BlockHash] = field(default_factory=list)
+    num_published_blocks: int = 0
+    num_computed_tokens: int = 0
+    num_cached_tokens: int = 0
+    """Prompt tokens found in the prefix cache when it was first scheduled."""
+    num_prompt_logprobs: int = 0
+    """Prompt positions whose log probabilities have been given."""
+    num_preemptions: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        return self.params.prompt_logprobs is not None
+
+    def tokens(self, start: int, stop: int) -> list[int]:
+        """Token ids at positions ``start`` to ``stop`` of prompt and output together."""
+        boundary = len(self.prompt_token_ids)
+        if stop <= boundary:
+            return self.prompt_token_ids[start:stop]
+        if start >= boundary:
+            return self.output_token_ids[start - boundary : stop - boundary]
+        return self.prompt_token_ids[start:] + self.output_token_ids[: stop - boundary]

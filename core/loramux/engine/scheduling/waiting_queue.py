@@ -1,0 +1,65 @@
+"""Sequences that wait to run, in order of arrival for each adapter."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from loramux.engine.scheduling.sequence import Sequence
+from loramux.lora.adapter import Adapter
+
+
+class WaitingQueue:
+    """First come, first served within an adapter; across adapters the scheduler chooses.
+
+    Looking for the next sequence costs the number of adapters that wait, not of sequences: a
+    crowd that waits for one adapter does not slow the others down.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str | None, deque[Sequence]] = {}
+
+    def push(self, sequence: Sequence) -> None:
+        self._lines.setdefault(_line(sequence), deque()).append(sequence)
+
+    def push_front(self, sequence: Sequence) -> None:
+        """Put a preempted sequence before all that came after it."""
+        self._lines.setdefault(_line(sequence), deque()).appendleft(sequence)
+
+    def discard(self, sequence: Sequence) -> None:
+        """Remove a sequence if it waits."""
+        line = self._lines.get(_line(sequence))
+        if line is None or sequence not in line:
+            return
+        line.remove(sequence)
+        if not line:
+            del self._lines[_line(sequence)]
+
+    def heads(self) -> list[Sequence]:
+        """The first sequence of every line, oldest first."""
+        return sorted((line[0] for line in self._lines.values()), key=lambda s: s.arrival_time)
+
+    def next_in_line(self, sequence: Sequence) -> Sequence | None:
+        """Who is first in this sequence's line now."""
+        line = self._lines.get(_line(sequence))
+        return line[0] if line else None
+
+    def adapters(self) -> Iterator[tuple[Adapter, float]]:
+        """Adapters waited for, with the arrival of the first who waits, oldest first."""
+        for head in self.heads():
+            if head.adapter is not None:
+                yield head.adapter, head.arrival_time
+
+    def take_line(self, digest: str) -> list[Sequence]:
+        """Remove and return everyone who waits for an adapter."""
+        return list(self._lines.pop(digest, ()))
+
+    def __len__(self) -> int:
+        return sum(len(line) for line in self._lines.values())
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+
+def _line(sequence: Sequence) -> str | None:
+    return sequence.adapter.digest if sequence.adapter else None

@@ -1,0 +1,1 @@
+"""Reading a PEFT checkpoint: exactly what PEFT computes, or a refusal."""

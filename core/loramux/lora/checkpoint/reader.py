@@ -1,0 +1,138 @@
+"""Reading a PEFT checkpoint: exactly what PEFT computes, or a refusal that says why not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from loramux.errors import AdapterRefusedError, AdapterUnavailableError
+from loramux.lora.checkpoint.pairing import BaseParameter, pair_tensors
+from loramux.lora.checkpoint.peft_config import CONFIG_NAME, PeftLoraConfig, parse_config
+from loramux.lora.checkpoint.targets import Target, resolve_targets
+from loramux.lora.checkpoint.tensor_file import (
+    PICKLE_NAME,
+    SAFETENSORS_NAME,
+    TensorFile,
+    read_pickle,
+    read_safetensors,
+)
+from loramux.lora.checkpoint.untrusted import shown
+from loramux.lora.site import LoRASite
+from loramux.lora.weights import AdapterWeights
+
+MAX_CONFIG_BYTES = 2**20
+DEFAULT_MAX_BYTES = 4 * 2**30
+"""Room for rank 512 on an eight-billion-parameter model in bfloat16 (2.7 GB)."""
+
+
+def read_adapter(
+    path: str | Path,
+    sites: Mapping[str, LoRASite],
+    *,
+    max_rank: int,
+    base_names: Collection[str] | None,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    allow_pickle: bool = False,
+    base_parameter: BaseParameter | None = None,
+) -> AdapterWeights:
+    """Read and check one adapter; blocking, so call it off the event loop.
+
+    Args:
+        path: directory with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        sites: the layers of the base model that an adapter may target.
+        max_rank: the highest rank that can be served.
+        base_names: names of the base model; where the configuration names another, the adapter is
+            refused. None switches this check off.
+        max_bytes: size limit of the tensor file.
+        allow_pickle: read ``adapter_model.bin`` where there is no safetensors file.
+        base_parameter: returns a parameter of the base model by name, as ``model.get_parameter``
+            does. Adapters of the embeddings carry copies of base weights; they are accepted only
+            where this shows that they are equal.
+
+    Raises:
+        AdapterRefusedError: if the checkpoint is missing, broken, or not exactly servable.
+        AdapterUnavailableError: if the storage fails.
+    """
+    directory = Path(path)
+    with _errors_naming(directory):
+        config = parse_config(_read_config(directory))
+        _check_base(config, base_names)
+        targets = resolve_targets(config, sites)
+        _check_rank(targets, max_rank)
+        file = _read_tensors(directory, max_bytes, allow_pickle)
+        pairs = pair_tensors(file.tensors, targets, sites, base_parameter)
+        return AdapterWeights(file.digest(config.identity()), pairs)
+
+
+@contextmanager
+def _errors_naming(directory: Path) -> Iterator[None]:
+    """Let every error begin with the adapter's path, and storage errors be of the adapter tree."""
+    try:
+        yield
+    except AdapterRefusedError as error:
+        raise AdapterRefusedError(f"{directory}: {error}") from error.__cause__
+    except OSError as error:
+        raise AdapterUnavailableError(
+            f"{directory}: reading the adapter failed ({error.strerror or error}); "
+            "check its storage and try again."
+        ) from error
+
+
+def _read_config(directory: Path) -> bytes:
+    if not directory.is_dir():
+        raise AdapterRefusedError("there is no such directory; check the path of the adapter.")
+    file = directory / CONFIG_NAME
+    if not file.is_file():
+        raise AdapterRefusedError(
+            f"{CONFIG_NAME} is missing; give the directory that PEFT's save_pretrained wrote."
+        )
+    with file.open("rb") as stream:
+        text = stream.read(MAX_CONFIG_BYTES + 1)
+    if len(text) > MAX_CONFIG_BYTES:
+        raise AdapterRefusedError(
+            f"{CONFIG_NAME} is larger than {MAX_CONFIG_BYTES} bytes; save the adapter again."
+        )
+    return text
+
+
+def _read_tensors(directory: Path, max_bytes: int, allow_pickle: bool) -> TensorFile:
+    safetensors, pickle = directory / SAFETENSORS_NAME, directory / PICKLE_NAME
+    if safetensors.is_file():
+        return read_safetensors(safetensors, max_bytes)
+    if not pickle.is_file():
+        raise AdapterRefusedError(
+            f"{SAFETENSORS_NAME} is missing; give the directory that PEFT's save_pretrained wrote."
+        )
+    if not allow_pickle:
+        raise AdapterRefusedError(
+            f"there is only {PICKLE_NAME}, a pickle; convert it to {SAFETENSORS_NAME} by loading "
+            "it with PEFT and calling save_pretrained."
+        )
+    return read_pickle(pickle, max_bytes)
+
+
+def _check_base(config: PeftLoraConfig, base_names: Collection[str] | None) -> None:
+    name = config.base_model_name_or_path
+    if not name or base_names is None:
+        return
+    if name not in base_names and _last_part(name) not in {_last_part(base) for base in base_names}:
+        raise AdapterRefusedError(
+            f"{CONFIG_NAME}: field 'base_model_name_or_path' is {shown(name)}, but the base model "
+            f"here is {' or '.join(map(shown, base_names))}; use an adapter of this model, or name "
+            "this one as base_model_name in the request if both have the same weights."
+        )
+
+
+def _last_part(name: str) -> str:
+    """Return what follows the last separator of a repository id or path, of any system."""
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+
+
+def _check_rank(targets: Mapping[str, Target], max_rank: int) -> None:
+    rank = max(target.rank for target in targets.values())
+    if rank > max_rank:
+        raise AdapterRefusedError(
+            f"rank {rank} exceeds max_lora_rank {max_rank}; start with --max-lora-rank {rank}."
+        )

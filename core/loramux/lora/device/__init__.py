@@ -1,0 +1,1 @@
+"""Adapters on the device: placed, admitted, stacked and applied."""

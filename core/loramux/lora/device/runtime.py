@@ -1,0 +1,91 @@
+"""What one engine needs to run adapters on its model: sites, device pool, stack and layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from torch import nn
+
+from loramux.lora.adapter import Adapter
+from loramux.lora.device.layers import LoRALayers
+from loramux.lora.device.plan import LoRAPlan, RowSpan, can_be_grouped, plan_rows
+from loramux.lora.device.pool import DevicePool, ResidentAdapter
+from loramux.lora.device.stack import AdapterStack
+from loramux.lora.site import LoRASite
+from loramux.lora.weights import AdapterWeights
+
+RESIDENT_PER_RUNNING = 2
+"""Places on the device for each adapter that may run, so that the next ones can arrive early."""
+
+Item = TypeVar("Item")
+AdapterOf = Callable[[Item], Adapter | None]
+AdapterRows = tuple[Adapter | None, int, int]
+"""An adapter, or None for the base model, and its rows from start to stop."""
+
+
+class LoRARuntime:
+    """Adapters applied to one model; made once, when the engine starts."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: dict[str, LoRASite],
+        max_loras: int,
+        fetch_weights: Callable[[Adapter], AdapterWeights],
+    ) -> None:
+        parameter = next(model.parameters())
+        self._device = parameter.device
+        self.pool = DevicePool(
+            fetch_weights, parameter.device, parameter.dtype, RESIDENT_PER_RUNNING * max_loras
+        )
+        self._stack = AdapterStack(sites, parameter.device, parameter.dtype)
+        self._layers = LoRALayers(model, sites, self._stack)
+
+    def arrange(self, items: Sequence[Item], adapter_of: AdapterOf[Item]) -> list[Item]:
+        """Put the parts of a batch in the order of their adapters' slots, the base model last.
+
+        Rows of one adapter then lie together, in the order of the stacked weights, which saves
+        gathering them. Gives every adapter its slot; call it before ``running``.
+        """
+        adapters = dict.fromkeys(a for item in items if (a := adapter_of(item)) is not None)
+        resident = {adapter: self._resident(adapter) for adapter in adapters}
+        grouped = [held for held in resident.values() if can_be_grouped(held)]
+        self._stack.assign(grouped)
+        slots = {held.adapter: self._stack.slot_of(held) for held in grouped}
+        last = len(self._stack)
+
+        def place(item: Item) -> int:
+            adapter = adapter_of(item)
+            return last + 1 if adapter is None else slots.get(adapter, last)
+
+        return sorted(items, key=place)
+
+    def running(
+        self, tokens: Sequence[AdapterRows], samples: Sequence[AdapterRows]
+    ) -> AbstractContextManager[None]:
+        """Apply adapters during one forward pass.
+
+        Args:
+            tokens: adapters of all rows of the batch, in order.
+            samples: adapters of the rows whose logits are computed, in order.
+        """
+        return self._layers.running(self._plan(tokens), self._plan(samples))
+
+    def _plan(self, rows: Sequence[AdapterRows]) -> LoRAPlan | None:
+        num_rows = rows[-1][2] if rows else 0
+        spans = [
+            RowSpan(self._resident(adapter), start, stop)
+            for adapter, start, stop in rows
+            if adapter is not None
+        ]
+        return plan_rows(spans, num_rows, self._stack, self._device)
+
+    def _resident(self, adapter: Adapter) -> ResidentAdapter:
+        resident = self.pool.get(adapter)
+        assert resident is not None, "the scheduler runs resident adapters only"
+        return resident
+
+    def shutdown(self) -> None:
+        self.pool.shutdown()

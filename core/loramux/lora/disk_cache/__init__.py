@@ -1,0 +1,1 @@
+"""Fetched adapters on the local disk, shared by processes."""

@@ -1,0 +1,1 @@
+"""From an adapter somewhere to its tensors on the host."""

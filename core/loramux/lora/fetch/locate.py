@@ -1,0 +1,68 @@
+"""From the path of a LoRA request to a directory on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from loramux.errors import AdapterNotFoundError, AdapterUnavailableError
+from loramux.lora.checkpoint.untrusted import shown
+from loramux.lora.fetch.origin import (
+    CheckpointOrigin,
+    LocalCheckpoint,
+    RemoteCheckpoint,
+    SourceRevision,
+)
+from loramux.lora.hub.source import HubPath, HubSource, find_on_hub
+from loramux.lora.request import LoRARequest
+
+CHECKPOINT_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def locate(request: LoRARequest) -> CheckpointOrigin:
+    """Find the checkpoint a request names: its own source, a directory, or an id on the Hub.
+
+    Raises:
+        AdapterNotFoundError: the path is neither a checkpoint directory nor a repository id.
+        AdapterUnavailableError: the Hub or the storage could not answer.
+    """
+    if request.source is not None:
+        return RemoteCheckpoint(request.source, request.base_model_name)
+    path = os.path.expanduser(request.lora_path)
+    # os.path.isdir says no to a path that no system would take; Path.is_dir raises for some.
+    if not os.path.isdir(path):
+        return RemoteCheckpoint(_on_hub(request), request.base_model_name)
+    directory = Path(path)
+    try:
+        return LocalCheckpoint(directory.resolve(), _revision(directory), request.base_model_name)
+    except OSError as error:
+        raise AdapterUnavailableError(
+            f"Adapter {request.lora_name!r} in {directory} cannot be read ({error.strerror}); "
+            "check its storage and try again."
+        ) from error
+
+
+def _revision(directory: Path) -> SourceRevision:
+    files = []
+    for name in CHECKPOINT_FILES:
+        try:
+            status = os.stat(directory / name)
+        except FileNotFoundError:
+            continue  # the reader refuses it, naming the file
+        files.append((name, status.st_ino, status.st_size, status.st_mtime_ns))
+    return SourceRevision(tuple(files))
+
+
+def _on_hub(request: LoRARequest) -> HubSource:
+    path = HubPath.parse(request.lora_path)
+    if path is None:
+        raise AdapterNotFoundError(
+            f"No adapter found for {shown(request.lora_path)}: it is neither a directory nor a "
+            f"Hugging Face repository id; check the path of adapter {request.lora_name!r}."
+        )
+    try:
+        return find_on_hub(path)
+    except AdapterNotFoundError as error:
+        raise AdapterNotFoundError(
+            f"No adapter found for {request.lora_path}: it is no directory here, and {error}"
+        ) from error

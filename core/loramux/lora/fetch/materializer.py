@@ -1,0 +1,212 @@
+"""Brings adapters into host memory, off the engine's thread and off the event loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from loramux.errors import AdapterUnavailableError
+from loramux.logger import get_logger
+from loramux.lora.adapter import Adapter, AdapterInfo, Tier
+from loramux.lora.disk_cache.cache import DiskCache
+from loramux.lora.fetch.host_cache import HostCache
+from loramux.lora.fetch.locate import locate
+from loramux.lora.fetch.origin import CheckpointOrigin, LocalCheckpoint, RemoteCheckpoint
+from loramux.lora.fetch.shared_work import Abandoned, SharedWork
+from loramux.lora.request import LoRARequest
+from loramux.lora.weights import AdapterWeights
+
+log = get_logger(__name__)
+
+ReadCheckpoint = Callable[[LocalCheckpoint], AdapterWeights]
+"""Reads and validates; raises AdapterRefusedError or AdapterUnavailableError."""
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+MAX_KNOWN_ADAPTERS = 4096
+"""Bounds what is remembered without tensors: a few hundred bytes each."""
+
+
+class Materializer:
+    """Owner of "fetch" and "read": from a LoRA request to validated tensors on the host.
+
+    Those who ask for one name at one source share one read, failures included; different sources
+    are read in parallel, at most ``max_concurrent`` at a time. The work of a source whose every
+    requester has gone is dropped, and nothing of it is kept.
+    """
+
+    def __init__(
+        self,
+        read: ReadCheckpoint,
+        host_cache_size: int,
+        max_concurrent: int = 8,
+        disk_cache: DiskCache | None = None,
+    ) -> None:
+        self._read = read
+        self._disk_cache = disk_cache or DiskCache.from_environment()
+        self.host_cache = HostCache(host_cache_size)
+        self._threads = ThreadPoolExecutor(max_concurrent, thread_name_prefix="loramux-adapter")
+        self._work: SharedWork[tuple[LoRARequest, object], Adapter] = SharedWork(self._threads)
+        self._lock = threading.Lock()
+        self._by_digest: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
+        self._by_origin: OrderedDict[CheckpointOrigin, Adapter] = OrderedDict()
+        self._by_name: OrderedDict[str, Adapter] = OrderedDict()
+        self._pinned: OrderedDict[str, RemoteCheckpoint] = OrderedDict()
+
+    def load(self, request: LoRARequest) -> Future[Adapter]:
+        """Make the adapter known, reading it the first time; cancel the future to leave.
+
+        The future raises AdapterRefusedError or AdapterUnavailableError.
+        """
+        # A reload shares nothing: a read that is under way may have seen the old bytes.
+        share = object() if request.load_inplace else None
+        key = (replace(request, lora_int_id=1), share)
+        return self._work.join(key, lambda abandoned: self._load(request, abandoned))
+
+    def weights(self, adapter: Adapter) -> AdapterWeights:
+        """Tensors of a known adapter, read again if they have left the host cache. Blocks.
+
+        Raises:
+            AdapterRefusedError: its files are gone or broken.
+            AdapterUnavailableError: its files hold another adapter by now, or cannot be read.
+        """
+        weights = self.host_cache.get(adapter.digest)
+        if weights is not None:
+            return weights
+        with adapter.origin.opened(self._disk_cache, _unwatched) as checkpoint:
+            weights = self._read(checkpoint)
+        if weights.digest != adapter.digest:
+            raise AdapterUnavailableError(
+                f"The adapter in {adapter.origin.place} changed while it was waited for; "
+                "ask again to get the new one."
+            )
+        self.host_cache.put(weights)
+        return weights
+
+    def infos(self, resident_digests: frozenset[str] = frozenset()) -> list[AdapterInfo]:
+        """Adapters by the names they were asked for under, the latest last."""
+        with self._lock:
+            names = list(self._by_name.items())
+        return [self._info(name, adapter, resident_digests) for name, adapter in names]
+
+    def forget(self, name: str) -> Adapter | None:
+        """Drop a name; returns its adapter, gone from the host, if no other name needs it."""
+        with self._lock:
+            adapter = self._by_name.pop(name, None)
+            if adapter is None or adapter in self._by_name.values():
+                return None
+        self.host_cache.discard(adapter.digest)
+        return adapter
+
+    def shutdown(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, request: LoRARequest, abandoned: Callable[[], bool]) -> Adapter:
+        origin = self._locate(request)
+        adapter = None if request.load_inplace else self._known(origin)
+        if adapter is None:
+            adapter = self._read_new(request, origin, abandoned)
+        self._remember(request, origin, adapter)
+        return adapter
+
+    def _locate(self, request: LoRARequest) -> CheckpointOrigin:
+        """Where the adapter is; a path on the Hub keeps the commit it was first found at.
+
+        Otherwise every request for it would ask the Hub; ``load_inplace`` asks again.
+        """
+        pinned = self._pinned.get(request.lora_path)
+        if pinned is not None and request.source is None and not request.load_inplace:
+            return pinned
+        origin = locate(request)
+        if isinstance(origin, RemoteCheckpoint) and request.source is None:
+            with self._lock:
+                _put_bounded(self._pinned, request.lora_path, origin)
+        return origin
+
+    def _read_new(
+        self, request: LoRARequest, origin: CheckpointOrigin, abandoned: Callable[[], bool]
+    ) -> Adapter:
+        """Fetch what is not here, read and check it, unless nobody waits for it any more."""
+
+        def progress(bytes_done: int, bytes_total: int) -> None:
+            if abandoned():
+                raise Abandoned
+
+        started = time.perf_counter()
+        with origin.opened(self._disk_cache, progress) as checkpoint:
+            fetched = time.perf_counter()
+            weights = self._read(checkpoint)
+        if abandoned():
+            raise Abandoned
+        adapter = self._adopt(origin, weights)
+        done = time.perf_counter()
+        adapter.load_seconds = {"fetch": fetched - started, "read": done - fetched}
+        _log_load(request, adapter)
+        return adapter
+
+    def _known(self, origin: CheckpointOrigin) -> Adapter | None:
+        with self._lock:
+            return self._by_origin.get(origin)
+
+    def _adopt(self, origin: CheckpointOrigin, weights: AdapterWeights) -> Adapter:
+        """The adapter these bytes are: a new one, or one that is already known elsewhere."""
+        with self._lock:
+            adapter = self._by_digest.get(weights.digest)
+            if adapter is None:
+                adapter = Adapter(weights.digest, origin, weights.max_rank, weights.num_bytes)
+                self._by_digest[weights.digest] = adapter
+        self.host_cache.put(weights)
+        return adapter
+
+    def _remember(self, request: LoRARequest, origin: CheckpointOrigin, adapter: Adapter) -> None:
+        with self._lock:
+            adapter.origin = origin  # a copy elsewhere that it was read from may be gone by now
+            _put_bounded(self._by_origin, origin, adapter)
+            _put_bounded(self._by_name, request.lora_name, adapter)
+
+    def _info(self, name: str, adapter: Adapter, resident: frozenset[str]) -> AdapterInfo:
+        return AdapterInfo(
+            name=name,
+            digest=adapter.digest,
+            path=adapter.origin.place,
+            rank=adapter.max_rank,
+            num_bytes=adapter.num_bytes,
+            tier=self._tier(adapter, resident),
+            load_seconds=dict(adapter.load_seconds),
+        )
+
+    def _tier(self, adapter: Adapter, resident: frozenset[str]) -> Tier:
+        if adapter.digest in resident:
+            return Tier.DEVICE
+        return Tier.HOST if adapter.digest in self.host_cache else Tier.DISK
+
+
+def _put_bounded(table: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > MAX_KNOWN_ADAPTERS:
+        table.popitem(last=False)
+
+
+def _unwatched(bytes_done: int, bytes_total: int) -> None:
+    """Progress of a fetch that nobody may call off: sequences wait for it."""
+
+
+def _log_load(request: LoRARequest, adapter: Adapter) -> None:
+    log.info(
+        "adapter %r: %.1f MB, rank %d, fetched in %.0f ms and read in %.0f ms from %s (digest %s)",
+        request.lora_name,
+        adapter.num_bytes / 1e6,
+        adapter.max_rank,
+        1e3 * adapter.load_seconds["fetch"],
+        1e3 * adapter.load_seconds["read"],
+        adapter.origin.place,
+        adapter.digest[:12],
+    )

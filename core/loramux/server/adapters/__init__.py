@@ -1,0 +1,1 @@
+"""The doors that show models and adapters, and load them."""

@@ -1,0 +1,74 @@
+"""``GET /v1/models``: the names a client can use without anything being searched for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from loramux.lora.resolve.catalog import CatalogEntry
+from loramux.server.adapters.model_choice import caller_of
+from loramux.server.state import Server, ServerState
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def list_models(request: Request, server: Server) -> JSONResponse:
+    """The base model under each of its names, then the adapters."""
+    entries = server.catalog.entries(caller_of(request))
+    cards = [_base_card(server, name) for name in server.base_names]
+    cards += [_adapter_card(server, entry) for entry in entries]
+    return JSONResponse({"object": "list", "data": cards})
+
+
+@router.get("/v1/models/{name:path}")
+async def get_model(request: Request, server: Server, name: str) -> JSONResponse:
+    """One of them."""
+    if name in server.base_names:
+        return JSONResponse(_base_card(server, name))
+    entry = server.catalog.known(name, caller_of(request))
+    if entry is None:
+        raise server.catalog.unknown(name)
+    return JSONResponse(_adapter_card(server, entry))
+
+
+def _base_card(server: ServerState, name: str) -> dict[str, Any]:
+    return _card(server, name, server.engine.args.model, None)
+
+
+def _adapter_card(server: ServerState, entry: CatalogEntry) -> dict[str, Any]:
+    parent = entry.lora_request.base_model_name or server.base_names[0]
+    return _card(server, entry.name, entry.lora_request.path, parent)
+
+
+def _card(server: ServerState, name: str, root: str, parent: str | None) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": server.started,
+        "owned_by": "loramux",
+        "root": root,
+        "parent": parent,
+        "max_model_len": server.engine.max_model_len,
+        "permission": [_permission(server, name)],
+    }
+
+
+def _permission(server: ServerState, name: str) -> dict[str, Any]:
+    """OpenAI's legacy object, with vLLM's values."""
+    return {
+        "id": f"modelperm-{name}",
+        "object": "model_permission",
+        "created": server.started,
+        "allow_create_engine": False,
+        "allow_sampling": True,
+        "allow_logprobs": True,
+        "allow_search_indices": False,
+        "allow_view": True,
+        "allow_fine_tuning": False,
+        "organization": "*",
+        "group": None,
+        "is_blocking": False,
+    }

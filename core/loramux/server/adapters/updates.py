@@ -1,0 +1,98 @@
+"""Loading and unloading adapters by request: routes that exist only where operators allow it.
+
+Sentences and statuses are vLLM's, except that an adapter which cannot be served is the client's
+error (400) here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict
+
+from loramux.errors import (
+    AdapterNotFoundError,
+    AdapterRefusedError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
+from loramux.lora.resolve.catalog import AdapterModule
+from loramux.server.http.body import read_json, validate
+from loramux.server.http.disconnect import while_connected
+from loramux.server.http.documented import documented
+from loramux.server.http.errors import ApiError, bad_request
+from loramux.server.state import Server
+
+router = APIRouter()
+
+
+class LoadAdapterRequest(BaseModel):
+    """Body of ``/v1/load_lora_adapter``."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    lora_name: str = ""
+    lora_path: str = ""
+    load_inplace: bool = False
+    is_3d_lora_weight: bool = False
+
+
+class UnloadAdapterRequest(BaseModel):
+    """Body of ``/v1/unload_lora_adapter``; ``lora_int_id`` is taken and ignored, as in vLLM."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    lora_name: str = ""
+    lora_int_id: int | None = None
+
+
+@router.post("/v1/load_lora_adapter", openapi_extra=documented(LoadAdapterRequest))
+async def load_lora_adapter(request: Request, server: Server) -> PlainTextResponse:
+    """Read an adapter and serve it under a name."""
+    body = validate(LoadAdapterRequest, await read_json(request))
+    name, path = body.lora_name, body.lora_path
+    if not name or not path:
+        raise _invalid("Both 'lora_name' and 'lora_path' must be provided.")
+    if body.is_3d_lora_weight:
+        raise bad_request("'is_3d_lora_weight' is not supported; leave it out.")
+    if not server.engine.args.enable_lora:
+        raise _failed("this server was started without --enable-lora.")
+    load = server.catalog.register(AdapterModule(name, path), load_inplace=body.load_inplace)
+    try:
+        await while_connected(request, load)
+    except InvalidRequestError as error:
+        raise _invalid(str(error), error.param) from error
+    except AdapterRefusedError as error:
+        raise _refusal(name, path, error) from error
+    return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+
+@router.post("/v1/unload_lora_adapter", openapi_extra=documented(UnloadAdapterRequest))
+async def unload_lora_adapter(request: Request, server: Server) -> PlainTextResponse:
+    """Serve an adapter no more; requests that run with it finish."""
+    name = validate(UnloadAdapterRequest, await read_json(request)).lora_name
+    if not name:
+        raise _invalid("'lora_name' needs to be provided to unload a LoRA adapter.")
+    try:
+        server.catalog.unregister(name)
+    except ModelNotFoundError as error:
+        raise ApiError(404, "NotFoundError", str(error), "lora_name") from error
+    await server.engine.unload_lora(name)
+    return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+
+def _invalid(message: str, param: str | None = None) -> ApiError:
+    return ApiError(400, "InvalidUserInput", message, param)
+
+
+def _failed(reason: Any) -> ApiError:
+    return bad_request(f"Call to add_lora method failed: {reason}", "lora_path")
+
+
+def _refusal(name: str, path: str, error: AdapterRefusedError) -> ApiError:
+    if not isinstance(error, AdapterNotFoundError):
+        return _failed(error)
+    message = f"Loading lora {name} failed: No adapter found for {path}"
+    return ApiError(404, "NotFoundError", message, "lora_path")

@@ -1,0 +1,99 @@
+"""The answers of ``/v1/chat/completions``, whole and in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loramux.outputs import CompletionOutput, RequestOutput
+from loramux.server.chat.request import ChatRequest
+from loramux.server.generation.logprobs import chat_logprobs, prompt_logprobs
+from loramux.server.generation.outputs_stream import PromptOutput
+from loramux.server.generation.usage import Usage
+
+ROLE = "assistant"
+
+
+class ChatAnswer:
+    """Builds choices from outputs; one object for one request, so that the role comes once.
+
+    Args:
+        request: what was asked.
+        head: ``id``, ``created`` and ``model`` of every answer.
+    """
+
+    def __init__(self, request: ChatRequest, head: Mapping[str, Any]) -> None:
+        self._request = request
+        self._head = head
+        self._usage = Usage()
+        self._has_begun = False
+
+    def whole(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
+        """The answer that is not streamed."""
+        (output,) = outputs
+        self._usage.add(PromptOutput(0, output))
+        answer = {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [self._choice(completion) for completion in output.outputs],
+            "usage": self._usage.as_json(),
+        }
+        if self._request.prompt_logprobs is not None:
+            answer["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs)
+        return answer
+
+    def chunks(self, item: PromptOutput) -> list[dict[str, Any]]:
+        """The chunks of one delta; the first one announces the role of every choice."""
+        self._usage.add(item)
+        choices = [] if self._has_begun else self._opening_choices()
+        self._has_begun = True
+        choices += [self._delta(completion) for completion in item.output.outputs]
+        return [self._chunk([choice]) for choice in choices if _has_news(choice)]
+
+    def last_chunks(self) -> list[dict[str, Any]]:
+        """What a stream ends with."""
+        if not self._request.stream_options.include_usage:
+            return []
+        return [{**self._chunk([]), "usage": self._usage.as_json()}]
+
+    def _opening_choices(self) -> list[dict[str, Any]]:
+        delta = {"role": ROLE, "content": ""}
+        return [
+            {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+            for index in range(self._request.n)
+        ]
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices}
+        options = self._request.stream_options
+        if options.include_usage:
+            chunk["usage"] = self._usage.as_json() if options.continuous_usage_stats else None
+        return chunk
+
+    def _choice(self, completion: CompletionOutput) -> dict[str, Any]:
+        message = {"role": ROLE, "content": completion.text, "refusal": None}
+        return {**self._common(completion), "message": message}
+
+    def _delta(self, completion: CompletionOutput) -> dict[str, Any]:
+        delta = {"content": completion.text} if completion.text else {}
+        return {**self._common(completion), "delta": delta}
+
+    def _common(self, completion: CompletionOutput) -> dict[str, Any]:
+        return {
+            "index": completion.index,
+            "logprobs": self._logprobs(completion),
+            "finish_reason": completion.finish_reason,
+            "stop_reason": completion.stop_reason,
+        }
+
+    def _logprobs(self, completion: CompletionOutput) -> dict[str, Any] | None:
+        if not self._request.logprobs:
+            return None
+        top = self._request.top_logprobs or 0
+        return chat_logprobs(completion.token_ids, completion.logprobs or [], top)
+
+
+def _has_news(choice: Mapping[str, Any]) -> bool:
+    """Whether a chunk would tell the client anything; half a character has no text yet."""
+    logprobs = choice["logprobs"]
+    return bool(choice["delta"] or choice["finish_reason"] or (logprobs and logprobs["content"]))

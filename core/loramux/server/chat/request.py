@@ -1,0 +1,46 @@
+"""The body of ``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from loramux.sampling_params import SamplingParams
+from loramux.server.chat.template import ChatFields
+from loramux.server.generation.sampling_fields import MAX_LOGPROBS, SamplingFields
+
+
+class ChatRequest(SamplingFields, ChatFields):
+    """OpenAI's fields and vLLM's extra ones."""
+
+    logprobs: bool = False
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs can only be given when logprobs is true")
+        return self
+
+    @property
+    def tokens_to_generate(self) -> int | None:
+        """None means up to the model's length."""
+        given = self.max_completion_tokens
+        return self.max_tokens if given is None else given
+
+    def params(self, defaults: Mapping[str, Any]) -> SamplingParams:
+        """The engine's form of this request.
+
+        Raises:
+            InvalidRequestError: a value is out of range.
+        """
+        return self.sampling_params(
+            defaults,
+            max_tokens=self.tokens_to_generate,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            prompt_logprobs=self.prompt_logprobs,
+        )

@@ -1,0 +1,53 @@
+"""``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from loramux.server.adapters.model_choice import choose_model
+from loramux.server.chat.answer import ChatAnswer
+from loramux.server.chat.request import ChatRequest
+from loramux.server.chat.template import render_chat
+from loramux.server.generation.prompts import Prompt, check_length
+from loramux.server.generation.run import Generation
+from loramux.server.generation.streaming import answer_streaming, answer_whole
+from loramux.server.generation.unsupported import UNSUPPORTED_IN_CHAT, check_fields
+from loramux.server.http.body import read_json, validate
+from loramux.server.http.disconnect import while_connected
+from loramux.server.http.documented import documented
+from loramux.server.http.request_id import request_id_of
+from loramux.server.state import Server, ServerState
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions", openapi_extra=documented(ChatRequest))
+async def create_chat_completion(request: Request, server: Server) -> Response:
+    """Answer a chat, with the base model or with an adapter."""
+    payload = await read_json(request)
+    check_fields(payload, ChatRequest.model_fields, UNSUPPORTED_IN_CHAT)
+    body = validate(ChatRequest, payload)
+    generation = await while_connected(request, _prepare(request, server, body))
+    head = {
+        "id": generation.request_id,
+        "created": int(time.time()),
+        "model": generation.model.name,
+    }
+    answer = ChatAnswer(body, head)
+    if body.stream:
+        return await answer_streaming(request, server, generation, answer)
+    return await answer_whole(request, server, generation, answer)
+
+
+async def _prepare(request: Request, server: ServerState, body: ChatRequest) -> Generation:
+    token_ids = await server.tokenizer.run(
+        lambda tokenizer: render_chat(tokenizer, body, server.chat_template)
+    )
+    check_length(len(token_ids), body.tokens_to_generate, server.engine.max_model_len)
+    params = body.params(server.engine.default_sampling_params())
+    model = await choose_model(request, server, body.model)
+    request_id = f"chatcmpl-{request_id_of(request)}"
+    return Generation(request_id, model, [Prompt(token_ids)], [params])

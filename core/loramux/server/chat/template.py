@@ -1,0 +1,119 @@
+"""From chat messages to the token ids the model was trained to read."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from jinja2 import TemplateError
+from pydantic import BaseModel, model_validator
+
+from loramux.errors import InvalidRequestError
+from loramux.server.generation.prompts import encode
+
+_RESERVED = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "max_length",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "sanitize_control_tokens",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "documents",
+        "truncation",
+    }
+)
+"""Arguments of ``apply_chat_template`` itself, which a client must not set behind our back."""
+
+
+class ChatFields(BaseModel):
+    """The fields that decide what the prompt of a chat is."""
+
+    messages: list[dict[str, Any]]
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    chat_template_kwargs: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check_ending(self) -> Self:
+        if not self.messages:
+            raise ValueError("messages must hold at least one message")
+        if self.continue_final_message and self.add_generation_prompt:
+            if "add_generation_prompt" in self.model_fields_set:
+                raise ValueError(
+                    "continue_final_message and add_generation_prompt cannot both be true"
+                )
+            self.add_generation_prompt = False
+        return self
+
+
+def render_chat(tokenizer: Any, fields: ChatFields, chat_template: str | None) -> list[int]:
+    """Token ids of a chat.
+
+    Raises:
+        InvalidRequestError: there is no template, or it does not take these messages.
+    """
+    _check_template(tokenizer, fields, chat_template)
+    messages = [_plain_message(number, message) for number, message in enumerate(fields.messages)]
+    try:
+        text = tokenizer.apply_chat_template(
+            messages,
+            chat_template=chat_template,
+            tokenize=False,
+            add_generation_prompt=fields.add_generation_prompt,
+            continue_final_message=fields.continue_final_message,
+            **fields.chat_template_kwargs,
+        )
+    except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
+        # a template is a program written for well-formed chats; it says no in its own ways
+        raise InvalidRequestError(
+            f"The chat template does not take these messages: {error}.", "messages"
+        ) from error
+    return encode(tokenizer, text, fields.add_special_tokens)
+
+
+def _check_template(tokenizer: Any, fields: ChatFields, chat_template: str | None) -> None:
+    if chat_template is None and not tokenizer.chat_template:
+        raise InvalidRequestError(
+            "This model has no chat template; start the server with --chat-template FILE, or use "
+            "/v1/completions.",
+            "messages",
+        )
+    if reserved := _RESERVED & fields.chat_template_kwargs.keys():
+        raise InvalidRequestError(
+            f"chat_template_kwargs must not hold {sorted(reserved)[0]!r}; it is for variables of "
+            "the template.",
+            "chat_template_kwargs",
+        )
+
+
+def _plain_message(number: int, message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its content as one string, which is what templates expect."""
+    where = f"messages[{number}]"
+    if not isinstance(message.get("role"), str):
+        raise InvalidRequestError(f"{where} has no role; give it one.", where)
+    for name in ("tool_calls", "function_call", "tool_call_id", "audio"):
+        if message.get(name):
+            raise InvalidRequestError(f"{where} has {name!r}, which is not supported.", where)
+    given = {key: value for key, value in message.items() if value is not None}
+    return {**given, "content": _text(where, message.get("content"))}
+
+
+def _text(where: str, content: Any) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = content if isinstance(content, list) else [content]
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise InvalidRequestError(
+                f"{where} has content of type {kind!r}; only text is supported.", where
+            )
+    return "\n".join(part["text"] for part in parts)

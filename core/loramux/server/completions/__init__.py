@@ -1,0 +1,1 @@
+"""The doors /v1/completions and /generate."""

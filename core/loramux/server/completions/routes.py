@@ -1,0 +1,70 @@
+"""``POST /v1/completions``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from loramux.server.adapters.model_choice import choose_model
+from loramux.server.completions.answer import CompletionAnswer
+from loramux.server.completions.request import CompletionRequest
+from loramux.server.generation.prompts import Prompt, check_length, parse_prompts
+from loramux.server.generation.run import Generation
+from loramux.server.generation.streaming import answer_streaming, answer_whole
+from loramux.server.generation.unsupported import UNSUPPORTED_IN_COMPLETIONS, check_fields
+from loramux.server.http.body import read_json, validate
+from loramux.server.http.disconnect import while_connected
+from loramux.server.http.documented import documented
+from loramux.server.http.request_id import request_id_of
+from loramux.server.state import Server, ServerState
+
+router = APIRouter()
+
+
+@router.post("/v1/completions", openapi_extra=documented(CompletionRequest))
+async def create_completion(request: Request, server: Server) -> Response:
+    """Continue one prompt or several, with the base model or with an adapter."""
+    payload = await read_json(request)
+    check_fields(payload, CompletionRequest.model_fields, UNSUPPORTED_IN_COMPLETIONS)
+    body = validate(CompletionRequest, payload)
+    generation = await while_connected(request, prepare(request, server, body))
+    head = {
+        "id": generation.request_id,
+        "created": int(time.time()),
+        "model": generation.model.name,
+    }
+    answer = CompletionAnswer(body, generation.prompts, head)
+    if body.stream:
+        return await answer_streaming(request, server, generation, answer)
+    return await answer_whole(request, server, generation, answer)
+
+
+async def prepare(request: Request, server: ServerState, body: CompletionRequest) -> Generation:
+    """Tokens, sampling parameters and model of a request, each checked.
+
+    Raises:
+        LoramuxError: the request cannot be served.
+    """
+    texts = parse_prompts(body.prompt)
+    prompts = await asyncio.gather(*(_encode(server, body, text) for text in texts))
+    limit, defaults = server.engine.max_model_len, server.engine.default_sampling_params()
+    for prompt in prompts:
+        check_length(len(prompt.token_ids), body.max_tokens, limit)
+    params = [body.params_for(len(prompt.token_ids), limit, defaults) for prompt in prompts]
+    model = await choose_model(request, server, body.model)
+    return Generation(f"cmpl-{request_id_of(request)}", model, prompts, params)
+
+
+async def _encode(server: ServerState, body: CompletionRequest, prompt: str | list[int]) -> Prompt:
+    tokenizer = server.tokenizer
+    if isinstance(prompt, str):
+        text = prompt
+        token_ids = await tokenizer.encode(prompt, add_special_tokens=body.add_special_tokens)
+    else:
+        token_ids = prompt
+        text = await tokenizer.decode(prompt) if body.echo else ""
+    first_token = await tokenizer.decode(token_ids[:1]) if body.echo else ""
+    return Prompt(token_ids, text, first_token)

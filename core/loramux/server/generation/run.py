@@ -1,0 +1,48 @@
+"""Runs the prompts of one request in the engine."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loramux.outputs import RequestOutput
+from loramux.sampling_params import SamplingParams
+from loramux.server.adapters.model_choice import ModelChoice
+from loramux.server.engine_protocol import Engine
+from loramux.server.generation.outputs_stream import OutputStream, merge, single
+from loramux.server.generation.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A request ready for the engine: a model, and prompts with their sampling parameters."""
+
+    request_id: str
+    model: ModelChoice
+    prompts: Sequence[Prompt]
+    params: Sequence[SamplingParams]
+
+    def outputs(self, engine: Engine) -> OutputStream:
+        """Start all prompts; closing the stream frees them."""
+        # A client may send one x-request-id twice, and the engine tells requests apart by theirs.
+        unique = f"{self.request_id}-{uuid.uuid4().hex[:8]}"
+        sources = [
+            engine.generate(
+                {"prompt_token_ids": prompt.token_ids},
+                params,
+                f"{unique}-{index}",
+                self.model.lora_request,
+            )
+            for index, (prompt, params) in enumerate(zip(self.prompts, self.params, strict=True))
+        ]
+        return single(sources[0]) if len(sources) == 1 else merge(sources)
+
+    async def collect(self, engine: Engine) -> list[RequestOutput]:
+        """The final output of each prompt, in their order."""
+        outputs = self.outputs(engine)
+        try:
+            finals = {index: output async for index, output in outputs}
+        finally:
+            await outputs.aclose()
+        return [finals[index] for index in range(len(self.prompts))]

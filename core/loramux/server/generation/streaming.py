@@ -1,0 +1,88 @@
+"""Answers a generation, whole or streamed, for as long as the client is there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Protocol
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from loramux.errors import LoramuxError
+from loramux.outputs import RequestOutput
+from loramux.server.generation.outputs_stream import PromptOutput, StartedStream
+from loramux.server.generation.run import Generation
+from loramux.server.http.disconnect import while_connected
+from loramux.server.http.errors import as_api_error, unexpected_error
+from loramux.server.http.events import DONE, EventStreamResponse, event
+from loramux.server.state import ServerState
+
+log = logging.getLogger(__name__)
+
+
+class WholeAnswer(Protocol):
+    """How an endpoint words what the engine gave."""
+
+    def whole(self, outputs: Sequence[RequestOutput]) -> Mapping[str, Any]:
+        """The answer to these prompts."""
+
+
+class StreamedAnswer(Protocol):
+    """How an endpoint words what the engine gives as it comes."""
+
+    def chunks(self, item: PromptOutput) -> Sequence[Mapping[str, Any]]:
+        """The chunks of one delta."""
+
+    def last_chunks(self) -> Sequence[Mapping[str, Any]]:
+        """The chunks a stream ends with."""
+
+
+async def answer_whole(
+    request: Request, server: ServerState, generation: Generation, answer: WholeAnswer
+) -> Response:
+    """Wait for the end of the generation.
+
+    Raises:
+        LoramuxError: the request cannot be served.
+        ClientDisconnect: nobody waits for the answer any more.
+    """
+    outputs = await while_connected(request, generation.collect(server.engine))
+    headers = generation.model.headers_for(outputs[0].adapter_digest)
+    return JSONResponse(answer.whole(outputs), headers=headers)
+
+
+async def answer_streaming(
+    request: Request, server: ServerState, generation: Generation, answer: StreamedAnswer
+) -> Response:
+    """Send what the engine gives as it comes, once it has given anything.
+
+    The first output is awaited before any header is sent, so that a request that cannot be
+    served gets the status it deserves.
+
+    Raises:
+        LoramuxError: the request cannot be served.
+        ClientDisconnect: nobody waits for the answer any more.
+    """
+    start = StartedStream.start(generation.outputs(server.engine))
+    stream = await while_connected(request, start)
+    headers = generation.model.headers_for(stream.first.output.adapter_digest)
+    events = _events(stream, answer, generation.request_id)
+    return EventStreamResponse(events, stream.aclose, headers)
+
+
+async def _events(
+    stream: StartedStream, answer: StreamedAnswer, request_id: str
+) -> AsyncGenerator[bytes, None]:
+    try:
+        async for item in stream:
+            for chunk in answer.chunks(item):
+                yield event(chunk)
+        for chunk in answer.last_chunks():
+            yield event(chunk)
+    except LoramuxError as error:
+        yield event(as_api_error(error).body())
+    except Exception:
+        log.exception("request %s failed while it was streamed", request_id)
+        yield event(unexpected_error(request_id).body())
+    yield DONE
