@@ -14,12 +14,12 @@ from tests.server.tokenizer import byte_tokenizer
 
 def test_without_a_tokenizer_text_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="list of token ids"):
-        asyncio.run(TokenizerThreads(None).encode("text", add_special_tokens=True))
+        asyncio.run(TokenizerThreads(None, 64).encode("text", add_special_tokens=True))
 
 
 def test_a_long_prompt_does_not_hold_up_the_loop() -> None:
     async def scenario() -> float:
-        threads = TokenizerThreads(byte_tokenizer())
+        threads = TokenizerThreads(byte_tokenizer(), 1_000_000)
         work = asyncio.create_task(threads.encode("word " * 200_000, add_special_tokens=False))
         longest = 0.0
         while not work.done():
@@ -45,3 +45,23 @@ def test_what_fits(prompt: int, max_tokens: int | None, fits: bool) -> None:
         return
     with pytest.raises(InvalidRequestError, match="10 tokens"):
         check_length(prompt, max_tokens, 10)
+
+
+def test_a_hopelessly_long_text_is_refused_before_it_is_tokenized():
+    class Counting:
+        calls = 0
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"abc": 0, "d": 1}
+
+        def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+            self.calls += 1
+            return {"input_ids": [0]}
+
+    tokenizer = Counting()
+    threads = TokenizerThreads(tokenizer, 10)
+    with pytest.raises(InvalidRequestError, match="121 characters, far more than the 10 tokens"):
+        asyncio.run(threads.encode("d" * 121, add_special_tokens=True))
+    assert tokenizer.calls == 0
+    assert asyncio.run(threads.encode("d" * 120, add_special_tokens=True)) == [0]
+    threads.close()

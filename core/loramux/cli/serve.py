@@ -69,8 +69,8 @@ def _add_server_arguments(group: Any) -> None:
     add("--api-key", nargs="+", metavar="KEY", help=f"keys clients must send one of; also read "
         f"from {API_KEY_VARIABLE}")  # fmt: skip
     add("--chat-template", type=Path, metavar="FILE", help="Jinja template instead of the model's")
-    add("--max-body-bytes", type=int, default=32 * 1024 * 1024, metavar="INT",
-        help="longest request body accepted (default: 33554432)")  # fmt: skip
+    add("--max-body-bytes", type=int, default=8 * 1024 * 1024, metavar="INT",
+        help="longest request body accepted (default: 8388608)")  # fmt: skip
     add("--shutdown-seconds", type=int, default=30, metavar="INT",
         help="how long running requests may go on after SIGTERM (default: 30)")  # fmt: skip
     add("--uvicorn-log-level", default="warning",

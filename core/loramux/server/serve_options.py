@@ -27,7 +27,7 @@ class ServeOptions:
     api_keys: tuple[str, ...] = ()
     adapters: tuple[AdapterModule, ...] = ()
     chat_template: Path | None = None
-    max_body_bytes: int = 32 * 1024 * 1024
+    max_body_bytes: int = 8 * 1024 * 1024
     shutdown_seconds: int = 30
     uvicorn_log_level: str = "warning"
 

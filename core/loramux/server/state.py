@@ -33,12 +33,13 @@ class ServerState:
     api_keys: tuple[str, ...] = ()
     chat_template: str | None = None
     allow_runtime_updates: bool = False
-    max_body_bytes: int = 32 * 1024 * 1024
+    max_body_bytes: int = 8 * 1024 * 1024
     started: int = field(default_factory=lambda: int(time.time()))
     tokenizer: TokenizerThreads = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tokenizer", TokenizerThreads(self.engine.tokenizer))
+        threads = TokenizerThreads(self.engine.tokenizer, self.engine.max_model_len)
+        object.__setattr__(self, "tokenizer", threads)
 
     async def close(self) -> None:
         """End the engine and the tokenizer's threads."""

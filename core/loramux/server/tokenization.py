@@ -63,7 +63,7 @@ async def detokenize(request: Request, server: Server) -> JSONResponse:
 
 async def _tokenize_text(server: ServerState, body: TokenizeTextRequest) -> dict[str, Any]:
     def work(tokenizer: Any) -> dict[str, Any]:
-        token_ids = encode(tokenizer, body.prompt, body.add_special_tokens)
+        token_ids = encode(tokenizer, body.prompt, body.add_special_tokens, server.tokenizer.limit)
         return _tokens(tokenizer, token_ids, body.return_token_strs)
 
     return await server.tokenizer.run(work)
@@ -71,7 +71,7 @@ async def _tokenize_text(server: ServerState, body: TokenizeTextRequest) -> dict
 
 async def _tokenize_chat(server: ServerState, body: TokenizeChatRequest) -> dict[str, Any]:
     def work(tokenizer: Any) -> dict[str, Any]:
-        token_ids = render_chat(tokenizer, body, server.chat_template)
+        token_ids = render_chat(tokenizer, body, server.chat_template, server.tokenizer.limit)
         return _tokens(tokenizer, token_ids, body.return_token_strs)
 
     return await server.tokenizer.run(work)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NotRequired, TypedDict
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from loramux.engine.front.text_limit import TextLimit
 from loramux.errors import InvalidRequestError
 
 
@@ -50,6 +52,10 @@ class PromptProcessor:
     tokenizer: Tokenizer | None
     max_model_len: int
     vocab_size: int
+
+    @cached_property
+    def _text_limit(self) -> TextLimit:
+        return TextLimit.of(self._require_tokenizer("a text prompt"), self.max_model_len)
 
     def process(self, prompt: Prompt, *, add_special_tokens: bool = True) -> TokenizedPrompt:
         """Turn a prompt into token ids the model can take.
@@ -118,6 +124,7 @@ class PromptProcessor:
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         tokenizer = self._require_tokenizer("a text prompt")
+        self._text_limit.check(text)
         try:
             ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens)
         except (TypeError, UnicodeError) as error:

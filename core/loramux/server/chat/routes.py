@@ -44,7 +44,7 @@ async def create_chat_completion(request: Request, server: Server) -> Response:
 
 async def _prepare(request: Request, server: ServerState, body: ChatRequest) -> Generation:
     token_ids = await server.tokenizer.run(
-        lambda tokenizer: render_chat(tokenizer, body, server.chat_template)
+        lambda tokenizer: render_chat(tokenizer, body, server.chat_template, server.tokenizer.limit)
     )
     check_length(len(token_ids), body.tokens_to_generate, server.engine.max_model_len)
     params = body.params(server.engine.default_sampling_params())

@@ -7,6 +7,7 @@ from typing import Any, Self
 from jinja2 import TemplateError
 from pydantic import BaseModel, model_validator
 
+from loramux.engine.front.text_limit import TextLimit
 from loramux.errors import InvalidRequestError
 from loramux.server.generation.prompts import encode
 
@@ -54,11 +55,14 @@ class ChatFields(BaseModel):
         return self
 
 
-def render_chat(tokenizer: Any, fields: ChatFields, chat_template: str | None) -> list[int]:
+def render_chat(
+    tokenizer: Any, fields: ChatFields, chat_template: str | None, limit: TextLimit | None
+) -> list[int]:
     """Token ids of a chat.
 
     Raises:
-        InvalidRequestError: there is no template, or it does not take these messages.
+        InvalidRequestError: there is no template, it does not take these messages, or they are
+            so long that they cannot fit the model.
     """
     _check_template(tokenizer, fields, chat_template)
     messages = [_plain_message(number, message) for number, message in enumerate(fields.messages)]
@@ -76,7 +80,7 @@ def render_chat(tokenizer: Any, fields: ChatFields, chat_template: str | None) -
         raise InvalidRequestError(
             f"The chat template does not take these messages: {error}.", "messages"
         ) from error
-    return encode(tokenizer, text, fields.add_special_tokens)
+    return encode(tokenizer, text, fields.add_special_tokens, limit)
 
 
 def _check_template(tokenizer: Any, fields: ChatFields, chat_template: str | None) -> None:

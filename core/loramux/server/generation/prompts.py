@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from loramux.engine.front.text_limit import TextLimit
 from loramux.errors import InvalidRequestError
 
 Result = TypeVar("Result")
@@ -33,8 +34,9 @@ class TokenizerThreads:
     Python's lock while they work.
     """
 
-    def __init__(self, tokenizer: Any | None, threads: int = 4) -> None:
+    def __init__(self, tokenizer: Any | None, max_model_len: int, threads: int = 4) -> None:
         self._tokenizer = tokenizer
+        self.limit = None if tokenizer is None else TextLimit.of(tokenizer, max_model_len)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loramux-tokenizer")
 
     async def run(self, work: Callable[[Any], Result]) -> Result:
@@ -52,7 +54,14 @@ class TokenizerThreads:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, self._tokenizer)
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return await self.run(lambda tokenizer: encode(tokenizer, text, add_special_tokens))
+        """Token ids of ``text``.
+
+        Raises:
+            InvalidRequestError: it is so long that it cannot fit, or there is no tokenizer.
+        """
+        return await self.run(
+            lambda tokenizer: encode(tokenizer, text, add_special_tokens, self.limit)
+        )
 
     async def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, special tokens included.
@@ -71,8 +80,16 @@ class TokenizerThreads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def encode(tokenizer: Any, text: str, add_special_tokens: bool) -> list[int]:
-    """Token ids of ``text``."""
+def encode(
+    tokenizer: Any, text: str, add_special_tokens: bool, limit: TextLimit | None
+) -> list[int]:
+    """Token ids of ``text``.
+
+    Raises:
+        InvalidRequestError: it is so long that it cannot fit the model.
+    """
+    if limit is not None:
+        limit.check(text)
     token_ids: list[int] = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
     return token_ids
 
