@@ -41,12 +41,13 @@ def test_adapters_that_were_served_before_leave_no_trace(engines, world):
 
 
 @pytest.mark.parametrize("names", [["attention"], ["wide"], ["embeddings", "mlp", "patterned"]])
-def test_rows_beside_adapters_keep_every_bit(engines, world, names):
+@pytest.mark.parametrize("prompts", [[PROMPTS[3]] * 3, PROMPTS[3:6]], ids=["equal", "unequal"])
+def test_rows_beside_adapters_keep_every_bit(engines, world, names, prompts):
     """The same batches twice; only the neighbours' adapters differ."""
     engine = engines(enable_prefix_caching=False, max_num_batched_tokens=64)
 
     def all_bits(loras: list[LoRARequest | None]) -> list[list[dict[int, float]]]:
-        jobs = [Job(PROMPTS[3], lora, PARAMS) for lora in loras]
+        jobs = [Job(prompt, lora, PARAMS) for prompt, lora in zip(prompts, loras, strict=False)]
         jobs += [Job(prompt, None, PARAMS) for prompt in PROMPTS[3:7]]
         return [bits(output) for output in run_together(engine, jobs)]
 

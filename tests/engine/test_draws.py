@@ -40,6 +40,14 @@ def test_a_seed_repeats_its_draws_across_preemption(engines, monkeypatch):
     assert any(sequence.params.seed == 7 for sequence in preempted)
 
 
+def test_every_token_has_a_draw_of_its_own(engines):
+    """A generator that began anew at each step would go on alike from a longer prompt."""
+    first = tokens(run(engines(), [Job(PROMPTS[3], None, draw(temperature=2.0))])[0])
+    longer = [*PROMPTS[3], first[0]]
+    second = tokens(run(engines(), [Job(longer, None, draw(temperature=2.0))])[0])
+    assert second[:11] != first[1:]
+
+
 def test_completions_of_a_request_differ_and_repeat_together(engines, world):
     job = Job(PROMPTS[3], world.lora("mlp"), draw(n=4))
     first, second = (run(engines(), [job])[0] for _ in range(2))

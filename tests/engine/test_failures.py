@@ -109,6 +109,22 @@ def test_requests_after_a_failed_step_are_right(engines, world):
         assert output.num_cached_tokens == 0
 
 
+def test_a_base_model_that_computes_nan_fails_the_row_that_has_it(engines, world):
+    engine = engines()
+    head = engine.core.runner._model.get_submodule("lm_head")
+
+    def spoil_first_row(_module: object, _inputs: object, logits: torch.Tensor) -> None:
+        if logits.shape[1] > 1:
+            logits[0, 0] = float("nan")
+
+    handle = head.register_forward_hook(spoil_first_row)
+    first, second = run(engine, [Job(PROMPTS[3]), Job(PROMPTS[4])])
+    handle.remove()
+    assert type(first.error) is LoramuxError
+    assert "base model" in str(first.error)
+    assert tokens(second) == world.greedy(None, PROMPTS[4], NUM_TOKENS)
+
+
 def test_memory_that_runs_out_ends_no_engine(engines, world):
     engine = engines()
     with FailingForward(engine, torch.OutOfMemoryError("no memory")):

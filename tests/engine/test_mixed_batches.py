@@ -8,22 +8,26 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from loramux import LLMEngine
+from loramux import LLMEngine, RequestOutput
 from tests.engine.world import NUM_TOKENS, PROMPTS, RECIPES, Job, World, greedy_params, run, tokens
 
 NAMES = [None, *RECIPES]
 
 
-def check(engine: LLMEngine, world: World, plan: list[tuple[str | None, int, int, int]]) -> None:
+def check(
+    engine: LLMEngine, world: World, plan: list[tuple[str | None, int, int, int]]
+) -> list[RequestOutput]:
     """Run ``(adapter, prompt, tokens, step of arrival)`` and compare each with the reference."""
     jobs = [
         Job(PROMPTS[prompt], world.lora(name), greedy_params(count), at)
         for name, prompt, count, at in plan
     ]
-    for (name, prompt, count, _), output in zip(plan, run(engine, jobs), strict=True):
+    outputs = run(engine, jobs)
+    for (name, prompt, count, _), output in zip(plan, outputs, strict=True):
         assert tokens(output) == world.greedy(name, PROMPTS[prompt], count), (name, prompt)
         assert output.lora_request == world.lora(name)
         assert output.outputs[0].finish_reason == "length"
+    return outputs
 
 
 class Preemptions:
@@ -94,5 +98,7 @@ def test_preempted_sequences_go_on_where_they_were(
 ):
     engine = engines(num_gpu_blocks_override=16, enable_prefix_caching=enable_prefix_caching)
     preemptions = Preemptions(engine, monkeypatch)
-    check(engine, world, [(name, 6, NUM_TOKENS, 0) for name in NAMES[:5]])
+    outputs = check(engine, world, [(name, 6, NUM_TOKENS, 0) for name in NAMES[:5]])
     assert preemptions.count > 0
+    cached = [output.num_cached_tokens for output in outputs]
+    assert cached == [0] * 5, "what a sequence computed itself is no hit"

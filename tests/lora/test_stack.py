@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,3 +99,18 @@ def test_a_batch_without_adapters_leaves_the_slots_alone():
     stack.assign([])
     for adapter in residents[:2]:
         check(stack, adapter)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_nothing_of_a_broken_adapter_is_left_in_its_slot(value):
+    """Not even in columns that the next adapter's rank does not reach."""
+    residents, stack = make_residents(), make_stack()
+    broken = make_resident("broken", {"up": 8, "down": 8})
+    for pair in broken.pairs.values():
+        pair.a.fill_(value)
+        pair.b.fill_(value)
+    stack.assign([broken])
+    stack.assign([residents[1]])
+    assert stack.slot_of(residents[1]) == 0
+    assert stack.get("up").a.isfinite().all()
+    check(stack, residents[1])

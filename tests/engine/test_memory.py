@@ -1,0 +1,66 @@
+"""How many blocks an engine gives itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from loramux.engine.running import kv_budget
+from loramux.errors import InvalidRequestError
+from tests.engine.world import (
+    BLOCK,
+    MAX_MODEL_LEN,
+    NUM_TOKENS,
+    PROMPTS,
+    Job,
+    make_engine,
+    run,
+    tokens,
+)
+
+LAYERS, KV_HEADS, HEAD_DIM, FLOAT = 2, 2, 8, 4
+BLOCK_BYTES = LAYERS * KV_HEADS * 2 * HEAD_DIM * FLOAT * BLOCK
+FULL = -(-MAX_MODEL_LEN // BLOCK)
+"""Blocks of one sequence as long as may be."""
+
+
+def num_blocks(world, **changes: object) -> int:
+    engine = make_engine(world.model, num_gpu_blocks_override=None, **changes)
+    engine.shutdown()
+    caches = engine.core.runner._caches
+    total = sum(cache.keys.nbytes + cache.values.nbytes for cache in caches.values())
+    assert total == engine.core.runner.num_blocks * BLOCK_BYTES
+    return engine.core.runner.num_blocks
+
+
+@pytest.mark.parametrize("blocks", [FULL, FULL + 3])
+def test_bytes_are_spent_to_the_last_block(world, blocks):
+    size = blocks * BLOCK_BYTES
+    assert num_blocks(world, kv_cache_memory_bytes=size) == blocks
+    assert num_blocks(world, kv_cache_memory_bytes=size + BLOCK_BYTES - 1) == blocks
+
+
+def test_a_block_too_few_is_refused(world):
+    with pytest.raises(InvalidRequestError, match=f"room for {(FULL - 1) * BLOCK} tokens"):
+        num_blocks(world, kv_cache_memory_bytes=FULL * BLOCK_BYTES - 1)
+
+
+def test_no_more_than_all_sequences_could_fill(world):
+    assert num_blocks(world, max_num_seqs=3) == 3 * FULL
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_the_largest_step_can_be_run_before_there_is_a_cache(world, monkeypatch, lora):
+    """As a GPU's memory is measured; it leaves nothing behind."""
+    ran = []
+
+    def measured(args: object, loaded: object, run_largest_step: object) -> int:
+        run_largest_step()
+        ran.append(args)
+        return FULL * BLOCK_BYTES
+
+    monkeypatch.setattr(kv_budget, "_memory_budget", measured)
+    engine = make_engine(world.model, num_gpu_blocks_override=None, enable_lora=lora)
+    output = run(engine, [Job(PROMPTS[6])])[0]
+    engine.shutdown()
+    assert len(ran) == 1
+    assert tokens(output) == world.greedy(None, PROMPTS[6], NUM_TOKENS)
