@@ -11,7 +11,7 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.core import EngineCore
 from loramux.engine.front.prompts import PromptProcessor
 from loramux.engine.front.request_factory import RequestFactory
-from loramux.lora.checkpoint.reader import read_adapter
+from loramux.lora.checkpoint.reader import DEFAULT_MAX_BYTES, read_adapter
 from loramux.lora.device.runtime import LoRARuntime
 from loramux.lora.fetch.materializer import Materializer, ReadCheckpoint
 from loramux.lora.fetch.origin import LocalCheckpoint
@@ -75,6 +75,7 @@ def _assemble_lora(args: EngineArgs, loaded: LoadedModel) -> tuple[Materializer,
 
 
 def _reader(args: EngineArgs, loaded: LoadedModel, sites: dict[str, LoRASite]) -> ReadCheckpoint:
+    max_bytes = env.read_int("LORAMUX_MAX_ADAPTER_BYTES", DEFAULT_MAX_BYTES, minimum=1)
     base_names = {args.model, loaded.config.name_or_path, *args.served_names} - {""}
 
     def read(source: LocalCheckpoint) -> AdapterWeights:
@@ -83,6 +84,7 @@ def _reader(args: EngineArgs, loaded: LoadedModel, sites: dict[str, LoRASite]) -
             source.directory,
             sites,
             max_rank=args.max_lora_rank,
+            max_bytes=max_bytes,
             base_names=base_names if args.verify_lora_base and not declared_ours else None,
             base_parameter=loaded.model.get_parameter,
         )
