@@ -1,0 +1,133 @@
+"""What the Triton kernels must know of a batch, in tensors on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import triton
+from torch import Tensor
+
+from loramux_kernels.triton_attention.plan import plan_chunks, plan_tiles
+from loramux_kernels.triton_attention.tiles import DecodeTiles
+
+_NO_WINDOW = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """Work of the decode kernels; see ``plan_chunks``."""
+
+    work: Tensor
+    first_item: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Metadata:
+    """A flat batch: the new tokens of all sequences, one sequence after another.
+
+    Make a new one for every forward pass, captured ones included: what layers share is worked out
+    on the device when the first of them asks, and kept. A captured pass that reuses tensors of a
+    fixed size pads them with sequences of one row, length 0 and slot -1, whose output is zero.
+    """
+
+    slots: Tensor
+    """``[num_rows]``: where each token goes in the cache, or -1."""
+    block_table: Tensor
+    """``[num_sequences, max_blocks]`` int32; what lies beyond a sequence's length is not read."""
+    lengths: Tensor
+    """``[num_sequences]`` int32: tokens in the cache, new ones included."""
+    query_start_loc: Tensor
+    """``[num_sequences + 1]`` int32: the first row of each sequence, and the end."""
+    block_size: int
+    num_decodes: int
+    """Sequences with one new token, or an upper bound; 0 launches no decode kernel."""
+    num_prefills: int
+    """Sequences with several new tokens, or an upper bound."""
+    num_prefill_rows: int
+    """Rows of those together, or an upper bound."""
+    _chunk_plans: dict[tuple[int, int | None, DecodeTiles], ChunkPlan] = field(default_factory=dict)
+    _tile_plans: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def build(
+        cls,
+        slots: Tensor,
+        block_ids: Sequence[Sequence[int]],
+        lengths: Sequence[int],
+        num_new_tokens: Sequence[int],
+        block_size: int,
+    ) -> Metadata:
+        """From lists, one entry a sequence, to the device of ``slots`` in one copy."""
+        count, width = len(lengths), max(map(len, block_ids))
+        numbers = [0, *num_new_tokens]
+        start_loc = torch.tensor(numbers, dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        table = [[*ids, *[0] * (width - len(ids))] for ids in block_ids]
+        host = torch.cat(
+            [
+                torch.tensor(table, dtype=torch.int32).flatten(),
+                torch.tensor(lengths, dtype=torch.int32),
+                start_loc,
+            ]
+        )
+        on_device = torch.split(host.to(slots.device), [count * width, count, count + 1])
+        prefill_rows = [tokens for tokens in num_new_tokens if tokens > 1]
+        return cls(
+            slots,
+            on_device[0].view(count, width),
+            on_device[1],
+            on_device[2],
+            block_size,
+            num_decodes=count - len(prefill_rows),
+            num_prefills=len(prefill_rows),
+            num_prefill_rows=sum(prefill_rows),
+        )
+
+    def chunk_plan(self, num_kv_heads: int, window: int | None, tiles: DecodeTiles) -> ChunkPlan:
+        """Work of the decode kernels for layers with so many heads and that window."""
+        key = (num_kv_heads, window, tiles)
+        if key not in self._chunk_plans:
+            self._chunk_plans[key] = self._plan_chunks(*key)
+        return self._chunk_plans[key]
+
+    def tile_plan(self, queries_per_tile: int) -> Tensor:
+        """Work of the prefill kernel."""
+        if queries_per_tile not in self._tile_plans:
+            self._tile_plans[queries_per_tile] = self._plan_tiles(queries_per_tile)
+        return self._tile_plans[queries_per_tile]
+
+    def _plan_chunks(self, num_kv_heads: int, window: int | None, tiles: DecodeTiles) -> ChunkPlan:
+        goal = tiles.goal(num_kv_heads, self.lengths.device)
+        # Each sequence adds at most one chunk by rounding up.
+        work = self.lengths.new_empty(goal + self.num_decodes, 4)
+        first_item = torch.empty_like(self.query_start_loc)
+        plan_chunks[(len(self.lengths),)](
+            work,
+            first_item,
+            self.query_start_loc,
+            self.lengths,
+            len(self.lengths),
+            len(work),
+            goal,
+            _NO_WINDOW if window is None else window,
+            SEQUENCES=triton.next_power_of_2(len(self.lengths)),
+            TILE=tiles.keys,
+            MIN_TILES=tiles.min_tiles,
+        )
+        return ChunkPlan(work, first_item)
+
+    def _plan_tiles(self, queries_per_tile: int) -> Tensor:
+        # Each sequence adds at most one tile by rounding up.
+        num_items = self.num_prefill_rows // queries_per_tile + self.num_prefills
+        work = self.lengths.new_empty(num_items, 4)
+        plan_tiles[(len(self.lengths),)](
+            work,
+            self.query_start_loc,
+            self.lengths,
+            len(self.lengths),
+            num_items,
+            SEQUENCES=triton.next_power_of_2(len(self.lengths)),
+            QUERIES=queries_per_tile,
+        )
+        return work

@@ -1,0 +1,100 @@
+"""Logits and cache access, which decode and prefill share.
+
+Logits become exponents of two by one factor. Callers multiply by it where they subtract the
+maximum: both together are one instruction.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+from loramux_kernels.paged_attention import AttentionOptions
+from loramux_kernels.triton_attention.jit import device_function
+
+_LOG2_E = math.log2(math.e)
+LOG2_E = tl.constexpr(_LOG2_E)
+PRECISION = tl.constexpr("tf32x3")
+"""How float32 is multiplied: by tensor cores, in three terms. Narrower types take no notice."""
+
+
+class Scoring(NamedTuple):
+    """What turns products of queries and keys into exponents of two."""
+
+    factor: float
+    tanh_factor: float
+
+    @classmethod
+    def of(cls, options: AttentionOptions) -> Scoring:
+        if options.softcap is None:
+            return cls(options.scale * _LOG2_E, 0.0)
+        return cls(options.softcap * _LOG2_E, 2 * _LOG2_E * options.scale / options.softcap)
+
+
+@device_function
+def logits(
+    query: tl.tensor, keys: tl.tensor, tanh_factor: tl.tensor, HAS_SOFTCAP: tl.constexpr
+) -> tl.tensor:
+    """``[rows, tokens]`` from ``[rows, dim]`` and ``[tokens, dim]``, up to the factor."""
+    product = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
+    if HAS_SOFTCAP:
+        # tanh x = 1 - 2 / (1 + e^2x), which is right for all x, overflow included.
+        product = 1 - 2 / (1 + tl.exp2(product * tanh_factor))
+    return product
+
+
+@device_function
+def slots_at(page: tl.tensor, position: tl.tensor, BLOCK_SIZE: tl.constexpr) -> tl.tensor:
+    """Where the tokens at these positions of a sequence lie, by the blocks that hold them."""
+    return page * BLOCK_SIZE + position % BLOCK_SIZE
+
+
+@device_function
+def pages_at(
+    table: tl.tensor, position: tl.tensor, end: tl.tensor, BLOCK_SIZE: tl.constexpr
+) -> tl.tensor:
+    """The blocks that hold positions before ``end``; block 0 for the others."""
+    return tl.load(table + position // BLOCK_SIZE, mask=position < end, other=0)
+
+
+@device_function
+def load_tokens(
+    source: tl.tensor,
+    slot: tl.tensor,
+    exists: tl.tensor,
+    STRIDE: tl.constexpr,
+    DIM: tl.constexpr,
+    MASKED: tl.constexpr,
+) -> tl.tensor:
+    """Keys or values of one head, padded with zeros to a power of two.
+
+    Tokens that do not exist are zero: what was never written may be NaN, and a weight of zero
+    does not make NaN harmless. Where all exist, ``MASKED`` may be false.
+    """
+    WIDTH: tl.constexpr = triton.next_power_of_2(DIM)
+    column = tl.arange(0, WIDTH)
+    address = source + slot[:, None].to(tl.int64) * STRIDE + column[None, :]
+    if MASKED:
+        return tl.load(address, mask=exists[:, None] & (column < DIM)[None, :], other=0.0)
+    elif WIDTH > DIM:
+        return tl.load(address, mask=(column < DIM)[None, :], other=0.0)
+    else:
+        return tl.load(address)
+
+
+@device_function
+def exponentials(
+    raw: tl.tensor, top: tl.tensor, factor: tl.tensor, MAYBE_EMPTY: tl.constexpr
+) -> tl.tensor:
+    """Weights of a tile, what earlier weights must be multiplied by, and the new maximum.
+
+    ``MAYBE_EMPTY``: a row may have seen no key yet, nor see one in this tile.
+    """
+    new_top = tl.maximum(top, tl.max(raw, 1) * factor)
+    base = new_top
+    if MAYBE_EMPTY:
+        base = tl.where(new_top == float("-inf"), 0.0, new_top)
+    return tl.exp2(raw * factor - base[:, None]), tl.exp2(top - base), new_top

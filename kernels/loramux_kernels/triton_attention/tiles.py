@@ -1,0 +1,68 @@
+"""Sizes of tiles: what fits the registers and the shared memory of a Hopper multiprocessor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+import triton
+
+
+@dataclass(frozen=True)
+class DecodeTiles:
+    """Tokens per tile, and how finely the work of a batch is cut.
+
+    ``programs_per_processor`` counts programs that read all there is to read; several times what
+    runs at once, so that none is long alone. ``min_tiles`` bounds the chunks from below.
+    """
+
+    keys: int = 64
+    num_warps: int = 4
+    num_stages: int = 3
+    min_tiles: int = 2
+    programs_per_processor: int = 12
+
+    def goal(self, num_kv_heads: int, device: torch.device) -> int:
+        """Chunks to aim at for all sequences of a batch together."""
+        programs = self.programs_per_processor * num_processors(device)
+        return max(1, programs // num_kv_heads)
+
+
+@dataclass(frozen=True)
+class PrefillTiles:
+    """``rows`` are queries times query heads of a KV head, ``keys`` are tokens."""
+
+    rows: int = 128
+    keys: int = 64
+    num_warps: int = 8
+    num_stages: int = 3
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Both, for one layer."""
+
+    decode: DecodeTiles = field(default_factory=DecodeTiles)
+    prefill: PrefillTiles = field(default_factory=PrefillTiles)
+
+
+@lru_cache
+def default_tiles(dim: int, itemsize: int) -> Tiles:
+    """Tiles for heads of ``dim`` values of ``itemsize`` bytes."""
+    width = triton.next_power_of_2(dim)
+    if itemsize == 4:
+        return Tiles(DecodeTiles(keys=32), PrefillTiles(64, 32, num_warps=4, num_stages=2))
+    if width > 128:
+        return Tiles(DecodeTiles(keys=32), PrefillTiles(128, 32))
+    if width <= 64:
+        return Tiles(DecodeTiles(keys=128), PrefillTiles(128, 128))
+    return Tiles()
+
+
+@lru_cache
+def num_processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; Triton's interpreter on the CPU counts as one."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
