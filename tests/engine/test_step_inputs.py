@@ -14,7 +14,9 @@ from loramux.sampling_params import SamplingParams
 BLOCK = 4
 CPU = torch.device("cpu")
 
-shapes = st.tuples(st.integers(1, 60), st.integers(0, 20), st.integers(1, 30))
+shapes = st.tuples(
+    st.integers(1, 60), st.integers(0, 20), st.just(1) | st.just(1) | st.integers(1, 30)
+)
 """Prompt tokens, generated tokens, and tokens to compute in this step."""
 
 
