@@ -27,9 +27,10 @@ class ChunkPlan:
 class Metadata:
     """A flat batch: the new tokens of all sequences, one sequence after another.
 
-    Make a new one for every forward pass, captured ones included: what layers share is worked out
-    on the device when the first of them asks, and kept. A captured pass that reuses tensors of a
-    fixed size pads them with sequences of one row, length 0 and slot -1, whose output is zero.
+    Make a new one for every forward pass, captured ones included (``dataclasses.replace`` makes
+    one of the same tensors): what layers share is worked out on the device when the first of them
+    asks, and kept. A captured pass has tensors of a fixed size: it is padded with sequences of one
+    row, length 0 and slot -1, whose output is zero.
     """
 
     slots: Tensor
@@ -47,8 +48,10 @@ class Metadata:
     """Sequences with several new tokens, or an upper bound."""
     num_prefill_rows: int
     """Rows of those together, or an upper bound."""
-    _chunk_plans: dict[tuple[int, int | None, DecodeTiles], ChunkPlan] = field(default_factory=dict)
-    _tile_plans: dict[int, Tensor] = field(default_factory=dict)
+    _chunk_plans: dict[tuple[int, int | None, DecodeTiles], ChunkPlan] = field(
+        default_factory=dict, init=False
+    )
+    _tile_plans: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     @classmethod
     def build(

@@ -1,0 +1,141 @@
+"""The Triton attention kernels under Triton's interpreter, held to float64."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.kernels import attention_cases
+from tests.kernels.attention_cases import Case
+from tests.kernels.interpreted import interpreting_process
+
+pytest.importorskip("triton", reason="the GPU kernels need the extra gpu")
+
+DECODES = ((1, 1), (16, 1), (50, 1), (0, 1))
+PREFILLS = ((5, 5), (40, 21), (33, 2))
+MIXED = ((40, 21), (33, 1), (0, 1), (5, 5), (50, 1), (34, 3))
+
+VARIANTS = {
+    "plain": {},
+    "window": {"window": 20},
+    "window of one": {"window": 1},
+    "softcap": {"softcap": 0.7, "scale": 1.0},
+    "sinks": {"sinks": True},
+    "all": {"window": 5, "softcap": 0.7, "sinks": True},
+}
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    with interpreting_process() as process:
+        yield process
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+def test_variants(interpreter, variant):
+    interpreter.submit(attention_cases.check, Case(MIXED, **variant)).result()
+
+
+@pytest.mark.parametrize("shapes", [DECODES, PREFILLS], ids=["decode", "prefill"])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (8, 2), (8, 1), (6, 2), (20, 1)])
+def test_grouped_heads(interpreter, shapes, heads, kv_heads):
+    case = Case(shapes, heads=heads, kv_heads=kv_heads)
+    interpreter.submit(attention_cases.check, case, (16, 32, 32)).result()
+
+
+@pytest.mark.parametrize(("key_dim", "value_dim"), [(64, 64), (20, 24), (40, 16), (96, 80)])
+def test_dimensions_that_are_no_powers_of_two(interpreter, key_dim, value_dim):
+    case = Case(MIXED, key_dim=key_dim, value_dim=value_dim)
+    interpreter.submit(attention_cases.check, case).result()
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 32, 48])
+def test_block_sizes(interpreter, block_size):
+    interpreter.submit(attention_cases.check, Case(MIXED, block_size=block_size)).result()
+
+
+@pytest.mark.parametrize("tiles", [(32, 32, 16), (64, 128, 64)])
+@pytest.mark.parametrize("window", [None, 17])
+def test_tile_sizes(interpreter, tiles, window):
+    case = Case(MIXED, window=window)
+    interpreter.submit(attention_cases.check, case, tiles).result()
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Case:
+    lengths = draw(st.lists(st.integers(1, 45), min_size=1, max_size=3))
+    shapes = tuple((n, draw(st.just(1) | st.just(n) | st.integers(1, n))) for n in lengths)
+    window = draw(st.none() | st.integers(1, 30))
+    return Case(shapes, window=window, sinks=draw(st.booleans()), seed=draw(st.integers(0, 2**31)))
+
+
+@settings(deadline=None, max_examples=8)
+@given(case=batches())
+def test_random_batches(interpreter, case):
+    interpreter.submit(attention_cases.check, case).result()
+
+
+def test_the_torch_reference_agrees(interpreter):
+    shapes = tuple(shape for shape in MIXED if shape[0])
+    for case in (Case(shapes), Case(shapes, window=9, softcap=1.0, sinks=True)):
+        interpreter.submit(attention_cases.check_torch_reference, case).result()
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    lengths=st.lists(st.integers(0, 200), min_size=1, max_size=6),
+    window=st.none() | st.integers(1, 100),
+    keys=st.sampled_from([16, 64]),
+    min_tiles=st.integers(1, 3),
+    goal=st.integers(1, 20),
+)
+def test_chunks_cover_what_is_visible_once(interpreter, lengths, window, keys, min_tiles, goal):
+    shapes = [(length, 1) for length in lengths] + [(9, 4)]
+    plan = attention_cases.chunk_plan
+    work, first = interpreter.submit(plan, shapes, window, keys, min_tiles, goal).result()
+    assert len(work) == goal + len(lengths)
+    for sequence, length in enumerate(lengths):
+        items = work[first[sequence] : first[sequence + 1]]
+        assert [item[:2] for item in items] == [[sequence, sequence]] * len(items)
+        begins, ends = [item[2] for item in items], [item[3] for item in items]
+        visible = length if window is None else min(length, window)
+        bounds = [length - visible, *ends]
+        assert begins == bounds[:-1]
+        assert bounds[-1] == length
+        assert all(begin < end for begin, end in zip(begins, ends, strict=True))
+    assert first[-1] == first[-2], "a chunk of several tokens is not decoded"
+    assert all(item[0] == -1 for item in work[first[-1] :])
+
+
+@settings(deadline=None, max_examples=15)
+@given(new_tokens=st.lists(st.integers(1, 50), min_size=1, max_size=6), queries=st.integers(1, 16))
+def test_tiles_cover_the_queries_once(interpreter, new_tokens, queries):
+    shapes = [(tokens + 3, tokens) for tokens in new_tokens]
+    work = interpreter.submit(attention_cases.tile_plan, shapes, queries).result()
+    covered = [
+        (sequence, row + offset, position + offset)
+        for sequence, row, position, count in work
+        if sequence >= 0
+        for offset in range(count)
+    ]
+    expected, row = [], 0
+    for sequence, tokens in enumerate(new_tokens):
+        if tokens > 1:
+            expected += [(sequence, row + i, 3 + i) for i in range(tokens)]
+        row += tokens
+    assert covered == expected
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_new_tokens_go_to_their_slots_and_padding_nowhere(interpreter, contiguous):
+    written = attention_cases.written_slots
+    interpreter.submit(written, [5, -1, 0, 15, -1], 20, 16, contiguous).result()
+
+
+def test_refusals_say_what_to_do(interpreter):
+    said = interpreter.submit(attention_cases.refusals).result()
+    assert len(said) == 3
+    for sentence, word in zip(said, ["contiguous", "stride", "blocks of 16"], strict=True):
+        assert word in sentence
+        assert sentence.count(".") - sentence.count("query.c") == 1
