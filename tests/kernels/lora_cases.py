@@ -31,7 +31,7 @@ class Layer:
     shapes: list[tuple[int, list[int]]]
     ranks: list[list[int]]
     dtype: torch.dtype
-    device: torch.device = torch.device("cpu")
+    device: str = "cpu"
     page_elements: int = PAGE_ELEMENTS
     projections: list[PackedProjection] = field(init=False)
     table: AdapterTable = field(init=False)
@@ -112,8 +112,8 @@ class Layer:
         """
         projection = self.projections[index]
         touched: set[int] = set()
-        for slot, rows in segments:
-            rows = list(rows)
+        for slot, some_rows in segments:
+            rows = list(some_rows)
             self._check_rows(y[rows], before[rows], *self.updates(index, x[rows], slot))
             touched.update(rows)
             for offset, start in enumerate(projection.starts):

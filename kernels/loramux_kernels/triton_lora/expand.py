@@ -7,6 +7,7 @@ has 8; what is stored has been rounded once.
 
 from __future__ import annotations
 
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -17,7 +18,8 @@ from loramux_kernels.triton_lora.sharing import can_overlap, num_multiprocessors
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 UNSPECIALIZED = (
-    "counts", "rows", "tiles", "blocks", "num_blocks", "first_site", "num_sites", "num_slices",
+    "counts", "rows", "tiles", "blocks", "num_blocks", "num_splits",
+    "first_site", "num_sites", "num_slices",
 )  # fmt: skip
 
 
@@ -29,27 +31,28 @@ def expand_(y: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
     """
     table, shape = work.table, work.shape.expand
     blocks = projection.blocks(shape.columns)
+    _, num_splits = work.shape.shrink.split(projection.in_features)
     programs = shape.programs_per_sm * num_multiprocessors(y.device)
     overlap = work.shape.overlap and can_overlap(y.device)
     _expand[(programs,)](
         y, work.partials, table.arena, table.records, work.counts, work.rows, work.tiles, blocks,
-        y.stride(0), blocks.shape[0],
+        y.stride(0), blocks.shape[0], num_splits,
         work.max_rows * projection.num_slices * work.rank_stride, work.rank_stride,
         projection.first_site, table.num_sites, projection.num_slices,
         GRANULE=GRANULE, UNIT=projection.unit,
         TILE_ROWS=work.shape.rows, ROWS=shape.rows, COLUMNS=shape.columns, RANK=shape.rank,
-        SPLITS=work.shape.shrink.split(projection.in_features)[1],
-        STAGES=shape.stages, OVERLAP=overlap,
-        num_warps=shape.warps, **({"launch_pdl": True} if overlap else {}),
+        SPLITS=triton.next_power_of_2(num_splits), STAGES=shape.stages,
+        OVERLAP=overlap, num_warps=shape.warps, **({"launch_pdl": True} if overlap else {}),
     )  # fmt: skip
 
 
 # fmt: off
 @kernel(unspecialized=UNSPECIALIZED)
-def _expand(
+def _expand(  # noqa: PLR0917
     y: tl.tensor, partials: tl.tensor, arena: tl.tensor, records: tl.tensor,
     counts: tl.tensor, rows: tl.tensor, tiles: tl.tensor, blocks: tl.tensor,
-    y_stride: tl.tensor, num_blocks: tl.tensor, split_stride: tl.tensor, rank_stride: tl.tensor,
+    y_stride: tl.tensor, num_blocks: tl.tensor, num_splits: tl.tensor,
+    split_stride: tl.tensor, rank_stride: tl.tensor,
     first_site: tl.tensor, num_sites: tl.tensor, num_slices: tl.tensor,
     GRANULE: tl.constexpr, UNIT: tl.constexpr, TILE_ROWS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr,
@@ -75,24 +78,26 @@ def _expand(
         if rank > 0:
             target = y + index[:, None] * y_stride + y_column[None, :]
             mask = exists[:, None] & (column < width)[None, :]
+            if OVERLAP:
+                tl.extra.cuda.gdc_wait()
             base = tl.load(target, mask=mask, other=0.0)
             hidden = partials + place * (num_slices * rank_stride) + slice * rank_stride
             update = lora_update(
-                hidden, exists, b, column < width, width, rank, scaling, split_stride,
-                ROWS, COLUMNS, RANK, SPLITS, STAGES, OVERLAP,
+                hidden, exists, b, column < width, width, rank, scaling, num_splits, split_stride,
+                ROWS, COLUMNS, RANK, SPLITS, STAGES,
             )
             tl.store(target, (base.to(tl.float32) + update).to(base.dtype), mask=mask)
     if OVERLAP:
-        # Also where there was nothing to do: what follows waits for this kernel alone.
+        # Also where there was nothing to do, as in shrink.
         tl.extra.cuda.gdc_wait()
 
 
 @device_function
-def lora_update(
+def lora_update(  # noqa: PLR0917
     hidden: tl.tensor, has_row: tl.tensor, b: tl.tensor, has_column: tl.tensor, width: tl.tensor,
-    rank: tl.tensor, scaling: tl.tensor, split_stride: tl.tensor,
+    rank: tl.tensor, scaling: tl.tensor, num_splits: tl.tensor, split_stride: tl.tensor,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr,
-    STAGES: tl.constexpr, OVERLAP: tl.constexpr,
+    STAGES: tl.constexpr,
 ) -> tl.tensor:
     """``[ROWS, COLUMNS]`` of the update, float32."""
     update = tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -100,17 +105,15 @@ def lora_update(
     for first in tl.range(0, rank, RANK, num_stages=STAGES):
         component = first + offset
         has_component = component < rank
-        b_tile = tl.load(
-            b[None, :] + component[:, None] * width,
-            mask=has_component[:, None] & has_column[None, :], other=0.0,
-        )
-        if OVERLAP:
-            tl.extra.cuda.gdc_wait()
         mask = has_row[:, None] & has_component[None, :]
         vector = tl.zeros([ROWS, RANK], tl.float32)
         for split in tl.static_range(SPLITS):
             at = hidden[:, None] + (split * split_stride + component)[None, :]
-            vector += tl.load(at, mask=mask, other=0.0)
+            vector += tl.load(at, mask=mask & (split < num_splits), other=0.0)
+        b_tile = tl.load(
+            b[None, :] + component[:, None] * width,
+            mask=has_component[:, None] & has_column[None, :], other=0.0,
+        )
         update = _add_product(update, vector * scaling, b_tile)
     return update
 

@@ -28,9 +28,7 @@ def add_dense_(
     """Add one adapter's updates to its rows; the rank vector is rounded to the dtype of ``x``."""
     rows = slice(single.start, single.stop)
     for index, (start, width) in enumerate(zip(projection.starts, projection.widths, strict=True)):
-        pair = table.pair(
-            single.slot, projection.first_site + index, projection.in_features, width
-        )
+        pair = table.pair(single.slot, projection.first_site + index, projection.in_features, width)
         if pair is not None:
             a, b, scaling = pair
             hidden = torch.mm(x[rows], a.t())

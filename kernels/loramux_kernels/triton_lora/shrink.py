@@ -44,7 +44,7 @@ def shrink(x: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
 
 # fmt: off
 @kernel(unspecialized=UNSPECIALIZED)
-def _shrink(
+def _shrink(  # noqa: PLR0917
     partials: tl.tensor, x: tl.tensor, arena: tl.tensor, records: tl.tensor,
     counts: tl.tensor, rows: tl.tensor, tiles: tl.tensor,
     x_stride: tl.tensor, in_features: tl.tensor, split_features: tl.tensor, num_splits: tl.tensor,
@@ -56,9 +56,6 @@ def _shrink(
     units_per_tile = tl.cdiv(num_slices, SLICES) * num_splits
     start, stop = own_share(tl.load(counts + 1) * units_per_tile)
     if OVERLAP:
-        # In this order, and in every program: expand, once launched, takes it for granted that
-        # the product whose output it adds to is there.
-        tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
     for unit in tl.range(start, stop, num_stages=1):
         tile = tiles + unit // units_per_tile * 4
@@ -74,6 +71,8 @@ def _shrink(
         exists = row < tl.load(tile + 2)
         index = tl.load(rows + first_row + row, mask=exists, other=0).to(tl.int64)
         if tl.max(rank - component, axis=0) > 0:
+            if OVERLAP:
+                tl.extra.cuda.gdc_wait()
             part = _product(
                 x + index * x_stride, exists,
                 arena + granule * GRANULE + component * in_features, component < rank,
@@ -83,10 +82,14 @@ def _shrink(
             target = partials + split * split_stride + slice * rank_stride + component
             at = target[None, :] + (first_row + row)[:, None] * (num_slices * rank_stride)
             tl.store(at, part, mask=exists[:, None] & (component < rank)[None, :])
+    if OVERLAP:
+        # Also where there was nothing to do: what follows waits for this kernel alone, and must
+        # not begin before those that this one has overtaken are complete.
+        tl.extra.cuda.gdc_wait()
 
 
 @device_function
-def _product(
+def _product(  # noqa: PLR0917
     x: tl.tensor, has_row: tl.tensor, a: tl.tensor, has_column: tl.tensor,
     first: tl.tensor, count: tl.tensor, in_features: tl.tensor,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, FEATURES: tl.constexpr, STAGES: tl.constexpr,
@@ -97,8 +100,9 @@ def _product(
     for start in tl.range(first, first + count, FEATURES, num_stages=STAGES):
         feature = start + offset
         inside = (feature < in_features)[None, :]
-        x_tile = tl.load(x[:, None] + feature[None, :], mask=has_row[:, None] & inside, other=0.0)
-        a_tile = tl.load(a[:, None] + feature[None, :], mask=has_column[:, None] & inside, other=0.0)
+        has_x, has_a = has_row[:, None] & inside, has_column[:, None] & inside
+        x_tile = tl.load(x[:, None] + feature[None, :], mask=has_x, other=0.0)
+        a_tile = tl.load(a[:, None] + feature[None, :], mask=has_a, other=0.0)
         total = tl.dot(x_tile, tl.trans(a_tile), total, input_precision="ieee")
     return total
 # fmt: on

@@ -57,10 +57,11 @@ class LoRATiles:
     Attributes:
         rows: rows of one adapter that a tile of the work list holds at most.
         rank: components of one slice's rank vector that a tile of the work list computes.
-        dense: whether a step of one adapter alone may go to plain matrix products instead. Not where
-            launches are captured: which path it is would be fixed at capture.
-        overlap: launch expand while shrink still runs (programmatic dependent launch, from
-            compute capability 9.0 on); it waits for shrink before it reads what shrink wrote.
+        dense: whether a step of one adapter alone may go to plain matrix products instead. Not
+            where launches are captured: the path would be that of the step at capture.
+        overlap: launch each kernel before those it depends on have ended (programmatic dependent
+            launch, from compute capability 9.0 on); it reads the work list meanwhile and waits
+            for them before it reads what they write.
     """
 
     rows: int

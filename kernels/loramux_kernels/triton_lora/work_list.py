@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from loramux_kernels.triton_lora.adapter_table import AdapterTable
 from loramux_kernels.triton_lora.tiles import LoRATiles
