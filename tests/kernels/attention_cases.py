@@ -58,13 +58,14 @@ def make_batch(case: Case, dtype: torch.dtype = torch.float32, device: str = "cp
     """Sequences in shuffled blocks, their new tokens not yet in the cache; the rest is NaN."""
     from loramux_kernels.triton_attention import Metadata
 
-    generator = torch.Generator().manual_seed(case.seed)
+    torch.manual_seed(case.seed)
+    generator = torch.Generator(device).manual_seed(case.seed)
 
     def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(device, dtype)
+        return torch.randn(*shape, generator=generator, device=device).to(dtype)
 
     counts = [-(-length // case.block_size) for length, _ in case.shapes]
-    order = torch.randperm(sum(counts) + 3, generator=generator).tolist()
+    order = torch.randperm(sum(counts) + 3).tolist()
     blocks = [[order.pop() for _ in range(count)] for count in counts]
     cache = LayerCache(
         _poison(sum(counts) + 3, case, case.key_dim, dtype, device),
