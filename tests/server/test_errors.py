@@ -10,6 +10,7 @@ import pytest
 from openai import InternalServerError, NotFoundError, RateLimitError
 
 from loramux.errors import (
+    AdapterNotFoundError,
     AdapterRefusedError,
     AdapterUnavailableError,
     EngineBusyError,
@@ -175,6 +176,7 @@ def test_names_that_no_model_can_have(server: RunningServer, name: str) -> None:
     [
         (InvalidRequestError("no such thing.", "prompt"), 400, "BadRequestError", None),
         (AdapterRefusedError("rank 99."), 400, "BadRequestError", None),
+        (AdapterNotFoundError("it is gone."), 404, "NotFoundError", None),
         (AdapterUnavailableError("no answer."), 503, "ServiceUnavailableError", "1"),
         (EngineBusyError("queue full."), 429, "RateLimitError", "1"),
         (EngineDeadError("it has ended."), 500, "InternalServerError", None),

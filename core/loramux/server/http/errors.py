@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from loramux.errors import (
     AdapterError,
+    AdapterNotFoundError,
     AdapterRefusedError,
     AdapterUnavailableError,
     EngineBusyError,
@@ -64,6 +65,7 @@ def unexpected_error(request_id: str) -> ApiError:
 _ANSWERS: Sequence[tuple[type[LoramuxError], int, str]] = (
     (InvalidRequestError, 400, "BadRequestError"),
     (ModelNotFoundError, 404, "NotFoundError"),
+    (AdapterNotFoundError, 404, "NotFoundError"),
     (AdapterRefusedError, 400, "BadRequestError"),
     (AdapterUnavailableError, 503, "ServiceUnavailableError"),
     (EngineBusyError, 429, "RateLimitError"),

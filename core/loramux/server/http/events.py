@@ -11,9 +11,6 @@ from starlette.types import Receive, Scope, Send
 
 DONE = b"data: [DONE]\n\n"
 
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""Made once: ``json.dumps`` would make an encoder for each token."""
-
 
 def event(payload: Mapping[str, Any]) -> bytes:
     """One ``data:`` event."""
