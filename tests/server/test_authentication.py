@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from openai import AuthenticationError
 
@@ -16,11 +17,13 @@ from tests.server.running_server import RunningServer, running
 
 
 class PrivateResolver(LoRAResolver):
-    """Has one adapter, and it is Alice's."""
+    """Has one adapter for Alice alone, and one name that is another adapter for each caller."""
 
     async def resolve_lora(
         self, base_model_name: str, lora_name: str, context: ResolveContext | None = None
     ) -> LoRARequest | None:
+        if lora_name == "shared" and context and context.caller:
+            return LoRARequest(lora_name, 1, f"/of/{context.caller}")
         if context is None or context.caller != fingerprint("alice-key"):
             return None
         return LoRARequest(lora_name, 1, "/private") if lora_name == "private" else None
@@ -92,3 +95,22 @@ def test_what_one_caller_found_stays_with_that_caller(server: RunningServer) -> 
     assert ask("böb-key") == 404
     assert "private" in models("alice-key")
     assert "private" not in models("böb-key")
+
+
+def test_adapters_shows_a_caller_nothing_of_anothers(server: RunningServer) -> None:
+    def client(key: str) -> httpx.Client:
+        return server.http(headers={"authorization": f"Bearer {key}".encode()})
+
+    digests = {}
+    for key in ("alice-key", "böb-key"):
+        with client(key) as asking:
+            body = {"model": "shared", "prompt": "ab", "max_tokens": 1}
+            answer = asking.post("/v1/completions", json=body)
+        digests[key] = answer.headers["x-loramux-adapter-digest"]
+    for key, digest in digests.items():
+        with client(key) as asking:
+            rows = asking.get("/v1/adapters").json()["data"]
+        (row,) = [row for row in rows if row["name"] == "shared"]
+        assert row["path"] == f"/of/{fingerprint(key)}"
+        # the engine of this test knows the latest adapter of a name only
+        assert row["digest"] == (digest if key == "böb-key" else None)

@@ -21,6 +21,11 @@ class Answer:
     lora_request: LoRARequest
 
 
+@dataclass
+class Loaded:
+    digest: str
+
+
 class Chain:
     """Has every adapter whose name does not begin with "no"."""
 
@@ -47,7 +52,7 @@ class Loader:
         self.gate: asyncio.Event | None = None
         self.error: Exception | None = None
 
-    async def __call__(self, request: LoRARequest) -> None:
+    async def __call__(self, request: LoRARequest) -> Loaded:
         self.requests.append(request)
         if self.gate is not None:
             try:
@@ -57,6 +62,7 @@ class Loader:
                 raise
         if self.error is not None:
             raise self.error
+        return Loaded(f"digest of {request.path}")
 
 
 @pytest.fixture

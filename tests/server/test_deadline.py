@@ -8,7 +8,7 @@ import pytest
 
 from loramux.errors import AdapterUnavailableError
 from loramux.lora.request import LoRARequest
-from loramux.lora.resolve.catalog import AdapterCatalog
+from loramux.lora.resolve.catalog import AdapterCatalog, AdapterModule
 
 
 class Found:
@@ -40,4 +40,16 @@ def test_a_load_that_drips_on_is_given_up_and_may_be_tried_again():
 
     catalog = asyncio.run(ask_twice())
     assert cancelled == ["slow", "slow"]
+    assert catalog.entries() == []
+
+
+def test_registering_has_the_same_deadline():
+    async def never_ends(request: LoRARequest) -> None:
+        await asyncio.sleep(60)
+
+    catalog = AdapterCatalog("base", ["base"], never_ends, None, timeout=0.05)
+    with pytest.raises(AdapterUnavailableError, match=r"not ready within 0\.05 s"):
+        asyncio.run(catalog.register(AdapterModule("slow", "/adapters/slow")))
+    with pytest.raises(AdapterUnavailableError, match=r"not ready within 0\.05 s"):
+        asyncio.run(catalog.register_all([AdapterModule("slow", "/adapters/slow")]))
     assert catalog.entries() == []

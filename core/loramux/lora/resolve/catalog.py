@@ -5,41 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
-from typing import Any, Protocol
 
-from loramux.errors import AdapterUnavailableError, InvalidRequestError, ModelNotFoundError
+from loramux import env
+from loramux.errors import AdapterRefusedError, InvalidRequestError, ModelNotFoundError
 from loramux.lora.request import LoRARequest
+from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.lora.resolve.deadline import resolve_timeout
+from loramux.lora.resolve.path_checks import PathChecks
+from loramux.lora.resolve.search import AdapterSearch, Load, ResolverChain
 from loramux.lora.resolve.single_flight import SingleFlight
-from loramux.lora.resolver import ResolveContext
 
 DEFAULT_CAPACITY = 4096
 """Names found by resolvers that are remembered; an entry is small, its weights live elsewhere."""
 
-
-class Resolution(Protocol):
-    """A resolver's answer."""
-
-    @property
-    def resolver_name(self) -> str: ...
-    @property
-    def lora_request(self) -> LoRARequest: ...
-
-
-class ResolverChain(Protocol):
-    """Whoever turns a name into an adapter; raises ModelNotFoundError if nobody has it."""
-
-    async def resolve(
-        self, base_model_name: str, lora_name: str, *, context: ResolveContext | None = None
-    ) -> Resolution: ...
-
-
-Load = Callable[[LoRARequest], Awaitable[Any]]
-"""Reads and checks an adapter, so that the first request does not have to wait for it."""
+Key = tuple[str, str | None]
+"""A found name and the caller who asked for it."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +34,13 @@ class AdapterModule:
     base_model_name: str | None = None
 
 
-@dataclass(frozen=True)
-class CatalogEntry:
-    """A name that is served. ``resolver_name`` is None for an adapter registered by name."""
+def recheck_seconds_from_environment() -> float:
+    """Seconds a found name is trusted: ``LORAMUX_LORA_RECHECK_SECONDS``, or 5; 0 asks each time.
 
-    name: str
-    lora_request: LoRARequest
-    resolver_name: str | None = None
-    is_directory: bool = False
-    """Whether the path was a directory of this machine when the adapter was found."""
-    search_seconds: float = 0.0
-    """How long finding and loading it took."""
-
-    @property
-    def found_by(self) -> str:
-        return self.resolver_name or "registered"
+    Raises:
+        EnvironmentVariableError: the variable holds no such number.
+    """
+    return env.read_seconds("LORAMUX_LORA_RECHECK_SECONDS", 5.0, zero_allowed=True)
 
 
 class AdapterCatalog:
@@ -75,6 +50,12 @@ class AdapterCatalog:
     may answer callers differently. Nothing is remembered of a search that failed or was
     cancelled.
 
+    A found name is believed for ``recheck_seconds``; whoever asks for it after that waits for
+    the resolvers to be asked again. So new bytes and withdrawn rights are noticed, and for a
+    directory the resolver checks anew that it lies where it may: a symbolic link that is swapped
+    for one leading elsewhere is followed for that long at most. While resolvers cannot tell,
+    what they said before stands.
+
     Args:
         base_model_name: the base model, as resolvers know it.
         base_names: names that belong to the base model and can be no adapter's.
@@ -82,6 +63,11 @@ class AdapterCatalog:
         resolvers: asked for unknown names; None where no adapters are served.
         capacity: found names that are remembered, the least recently used leaving first.
         timeout: seconds a search may take, loading included; see ``resolve_timeout``.
+        recheck_seconds: see ``recheck_seconds_from_environment``.
+        paths: looks at directories.
+
+    Raises:
+        EnvironmentVariableError: a variable is needed and cannot be read.
     """
 
     def __init__(
@@ -90,17 +76,24 @@ class AdapterCatalog:
         base_names: list[str],
         load: Load,
         resolvers: ResolverChain | None,
+        *,
         capacity: int = DEFAULT_CAPACITY,
         timeout: float | None = None,
+        recheck_seconds: float | None = None,
+        paths: PathChecks | None = None,
     ) -> None:
-        self._timeout = resolve_timeout() if timeout is None else timeout
-        self._base_model_name = base_model_name
+        if timeout is None:
+            timeout = resolve_timeout()
+        if recheck_seconds is None:
+            recheck_seconds = recheck_seconds_from_environment()
         self._base_names = base_names
-        self._load = load
-        self._resolvers = resolvers
+        self._has_resolvers = resolvers is not None
         self._capacity = capacity
+        self._recheck_seconds = recheck_seconds
+        self._paths = paths or PathChecks()
+        self._search = AdapterSearch(base_model_name, load, resolvers, self._paths, timeout)
         self._registered: dict[str, CatalogEntry] = {}
-        self._found: OrderedDict[tuple[str, str | None], CatalogEntry] = OrderedDict()
+        self._found: OrderedDict[Key, CatalogEntry] = OrderedDict()
         self._searches: SingleFlight[CatalogEntry] = SingleFlight()
         self._int_ids = count(1)
 
@@ -123,12 +116,17 @@ class AdapterCatalog:
             AdapterUnavailableError: it may exist, and its source does not answer.
             AdapterRefusedError: it exists and cannot be served.
         """
-        if entry := await self._still_there(name, caller):
-            return entry, False
-        if self._resolvers is None:
-            raise self.unknown(name)
+        if registered := self._registered.get(name):
+            return registered, False
         key = (name, caller)
-        return await self._searches.run(key, lambda: self._search(name, caller)), True
+        if known := await self._still_there(key):
+            if time.monotonic() - known.checked_at < self._recheck_seconds:
+                return known, False
+            entry = await self._searches.run(key, lambda: self._recheck(key, known))
+            return entry, entry.lora_request is not known.lora_request
+        if not self._has_resolvers:
+            raise self.unknown(name)
+        return await self._searches.run(key, lambda: self._find_new(key)), True
 
     async def register(self, module: AdapterModule, *, load_inplace: bool = False) -> None:
         """Load an adapter and serve it under its name from then on.
@@ -136,7 +134,7 @@ class AdapterCatalog:
         Raises:
             InvalidRequestError: the name is taken.
             AdapterRefusedError: it cannot be served.
-            AdapterUnavailableError: its source does not answer.
+            AdapterUnavailableError: its source does not answer, or not in time.
         """
         self._check_free(module.name, load_inplace)
         entry = await self._loaded(module, load_inplace)
@@ -166,15 +164,12 @@ class AdapterCatalog:
         shown = name if len(name) <= 256 else f"{name[:256]}..."
         return ModelNotFoundError(f"The model `{shown}` does not exist.")
 
-    async def _still_there(self, name: str, caller: str | None) -> CatalogEntry | None:
-        if entry := self._registered.get(name):
-            return entry
-        key = (name, caller)
+    async def _still_there(self, key: Key) -> CatalogEntry | None:
         entry = self._found.get(key)
         if entry is None:
             return None
-        if entry.is_directory and not await asyncio.to_thread(_is_directory, entry.lora_request):
-            self._found.pop(key, None)
+        if entry.is_directory and not await self._paths.is_directory(entry.lora_request.path):
+            self._drop(key, entry)
             return None
         if key in self._found:
             self._found.move_to_end(key)
@@ -184,37 +179,29 @@ class AdapterCatalog:
         request = LoRARequest(
             module.name, next(self._int_ids), module.path, module.base_model_name, load_inplace
         )
-        started = time.perf_counter()
-        await self._load(request)
-        seconds = time.perf_counter() - started
-        # load_inplace is for this one load; kept, it would read the path for every request
-        return CatalogEntry(
-            module.name, replace(request, load_inplace=False), search_seconds=seconds
-        )
+        return await self._search.load(request)
 
-    async def _search(self, name: str, caller: str | None) -> CatalogEntry:
-        assert self._resolvers is not None
-        started = time.perf_counter()
-        context = ResolveContext(caller)
-        try:
-            async with asyncio.timeout(self._timeout):
-                answer = await self._resolvers.resolve(self._base_model_name, name, context=context)
-                await self._load(answer.lora_request)
-        except TimeoutError as error:
-            raise AdapterUnavailableError(
-                f"Adapter {name!r} was not ready within {self._timeout:g} s; try again later."
-            ) from error
-        entry = CatalogEntry(
-            name,
-            answer.lora_request,
-            answer.resolver_name,
-            await asyncio.to_thread(_is_directory, answer.lora_request),
-            time.perf_counter() - started,
-        )
-        self._remember((name, caller), entry)
+    async def _find_new(self, key: Key) -> CatalogEntry:
+        entry = await self._search.find(*key)
+        self._remember(key, entry)
         return entry
 
-    def _remember(self, key: tuple[str, str | None], entry: CatalogEntry) -> None:
+    async def _recheck(self, key: Key, known: CatalogEntry) -> CatalogEntry:
+        _, caller = key
+        try:
+            entry = await self._search.check(known, caller)
+        except (ModelNotFoundError, AdapterRefusedError):
+            self._drop(key, known)
+            raise
+        if self._found.get(key) is known:  # an operator may have unloaded it in the meantime
+            self._found[key] = entry
+        return entry
+
+    def _drop(self, key: Key, entry: CatalogEntry) -> None:
+        if self._found.get(key) is entry:
+            del self._found[key]
+
+    def _remember(self, key: Key, entry: CatalogEntry) -> None:
         self._found[key] = entry
         self._found.move_to_end(key)
         while len(self._found) > self._capacity:
@@ -238,7 +225,3 @@ class AdapterCatalog:
                 "adapter in place, set 'load_inplace' to True.",
                 "lora_name",
             )
-
-
-def _is_directory(request: LoRARequest) -> bool:
-    return Path(request.path).expanduser().is_dir()

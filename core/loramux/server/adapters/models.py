@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from loramux.lora.resolve.catalog import CatalogEntry
+from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.server.adapters.model_choice import caller_of
 from loramux.server.state import Server, ServerState
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from loramux.lora.resolve.catalog import CatalogEntry
+from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.server.adapters.model_choice import caller_of
 from loramux.server.engine_protocol import AdapterInfo
 from loramux.server.state import Server
@@ -21,24 +18,11 @@ router = APIRouter()
 @router.get("/v1/adapters")
 async def list_adapters(request: Request, server: Server) -> JSONResponse:
     """The adapters this caller can use, with what the engine knows of each."""
+    # By digest, because names are each caller's own: two may use one name for two adapters.
+    infos = {info.digest: info for info in server.engine.adapter_infos()}
     entries = server.catalog.entries(caller_of(request))
-    infos = server.engine.adapter_infos()
-    # Comparing paths asks the file system, which may be a slow one.
-    rows = await asyncio.to_thread(_rows, entries, infos)
+    rows = [_row(entry, infos.get(entry.digest)) for entry in entries]
     return JSONResponse({"object": "list", "data": rows})
-
-
-def _rows(entries: Sequence[CatalogEntry], infos: Sequence[AdapterInfo]) -> list[dict[str, Any]]:
-    by_name = {info.name: info for info in infos}
-    return [_row(entry, _info_of(entry, by_name)) for entry in entries]
-
-
-def _info_of(entry: CatalogEntry, by_name: Mapping[str, AdapterInfo]) -> AdapterInfo | None:
-    """What the engine knows under that name, unless it is another caller's adapter."""
-    info = by_name.get(entry.lora_request.name)
-    directory = Path(entry.lora_request.path).expanduser()
-    is_another = info and directory.is_dir() and directory.resolve() != Path(info.path).resolve()
-    return None if is_another else info
 
 
 def _row(entry: CatalogEntry, info: AdapterInfo | None) -> dict[str, Any]:

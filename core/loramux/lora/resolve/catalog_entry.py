@@ -1,0 +1,31 @@
+"""What is known of one adapter name that is served."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from loramux.lora.request import LoRARequest
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """A name that is served. ``resolver_name`` is None for an adapter registered by name."""
+
+    name: str
+    lora_request: LoRARequest
+    digest: str
+    """Of the bytes that were loaded last under this entry."""
+    resolver_name: str | None = None
+    is_directory: bool = False
+    """Whether the path was a directory of this machine when the adapter was found."""
+    search_seconds: float = 0.0
+    """How long finding and loading it took."""
+    checked_at: float = field(default_factory=time.monotonic)
+    """When the resolvers were last asked for it, by :func:`time.monotonic`."""
+    is_unconfirmed: bool = False
+    """Whether they could not tell then, and the entry is what they said before."""
+
+    @property
+    def found_by(self) -> str:
+        return self.resolver_name or "registered"
