@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         adapters=adapters,
         chat_template=arguments.chat_template,
         max_body_bytes=arguments.max_body_bytes,
+        max_queued_requests=arguments.max_queued_requests,
         shutdown_seconds=arguments.shutdown_seconds,
         uvicorn_log_level=arguments.uvicorn_log_level,
     )
@@ -71,6 +72,9 @@ def _add_server_arguments(group: Any) -> None:
     add("--chat-template", type=Path, metavar="FILE", help="Jinja template instead of the model's")
     add("--max-body-bytes", type=int, default=8 * 1024 * 1024, metavar="INT",
         help="longest request body accepted (default: 8388608)")  # fmt: skip
+    add("--max-queued-requests", type=int, default=4096, metavar="INT",
+        help="sequences (prompts times n) of all requests that may wait or run at one time; "
+        "more are answered 429 (default: 4096)")  # fmt: skip
     add("--shutdown-seconds", type=int, default=30, metavar="INT",
         help="how long running requests may go on after SIGTERM (default: 30)")  # fmt: skip
     add("--uvicorn-log-level", default="warning",

@@ -14,6 +14,7 @@ from loramux.server.adapters import updates as adapter_updates
 from loramux.server.chat import routes as chat
 from loramux.server.completions import plain_generate
 from loramux.server.completions import routes as completions
+from loramux.server.generation.admission import AdmissionMiddleware
 from loramux.server.http.authentication import AuthenticationMiddleware
 from loramux.server.http.body_limit import BodyLimitMiddleware
 from loramux.server.http.errors import (
@@ -48,6 +49,7 @@ def build_app(server: ServerState) -> FastAPI:
     app.add_exception_handler(LoramuxError, answer_loramux_error)
     app.add_exception_handler(HTTPException, answer_routing_error)
     # The one added last stands outermost.
+    app.add_middleware(AdmissionMiddleware, queue=server.queue)
     app.add_middleware(BodyLimitMiddleware, max_bytes=server.max_body_bytes)
     app.add_middleware(AuthenticationMiddleware, api_keys=server.api_keys)
     app.add_middleware(RequestIdMiddleware)

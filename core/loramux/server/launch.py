@@ -50,6 +50,7 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
         chat_template=chat_template,
         allow_runtime_updates=allow_updates,
         max_body_bytes=options.max_body_bytes,
+        max_queued_requests=options.max_queued_requests,
     )
     server = _Server(state, options, ready_line(listener, args, plugin_resolvers))
     server.end_on_signals()

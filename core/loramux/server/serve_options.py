@@ -19,7 +19,11 @@ class ServeOptions:
         api_keys: none lets anybody in.
         adapters: loaded before the first request is taken.
         chat_template: a Jinja file used instead of the model's own template.
+        max_queued_requests: sequences of all requests that may wait or run at one time.
         shutdown_seconds: how long running requests may go on once the server is asked to end.
+
+    Raises:
+        InvalidRequestError: a key is empty, or no request could ever be taken.
     """
 
     host: str = "127.0.0.1"
@@ -28,8 +32,22 @@ class ServeOptions:
     adapters: tuple[AdapterModule, ...] = ()
     chat_template: Path | None = None
     max_body_bytes: int = 8 * 1024 * 1024
+    max_queued_requests: int = 4096
     shutdown_seconds: int = 30
     uvicorn_log_level: str = "warning"
+
+    def __post_init__(self) -> None:
+        if not all(key.strip() for key in self.api_keys):
+            raise InvalidRequestError(
+                "--api-key was given an empty key, perhaps from a variable that is not set; "
+                "give a key, or leave the flag out to let anybody in.",
+                "api_key",
+            )
+        if self.max_queued_requests < 1:
+            raise InvalidRequestError(
+                f"--max-queued-requests must be at least 1, got {self.max_queued_requests}.",
+                "max_queued_requests",
+            )
 
     def read_chat_template(self) -> str | None:
         """The text of the template.

@@ -11,6 +11,7 @@ from loramux.server.adapters.model_choice import choose_model
 from loramux.server.chat.answer import ChatAnswer
 from loramux.server.chat.request import ChatRequest
 from loramux.server.chat.template import render_chat
+from loramux.server.generation.admission import admit
 from loramux.server.generation.prompts import Prompt, check_length
 from loramux.server.generation.run import Generation
 from loramux.server.generation.streaming import answer_streaming, answer_whole
@@ -43,6 +44,7 @@ async def create_chat_completion(request: Request, server: Server) -> Response:
 
 
 async def _prepare(request: Request, server: ServerState, body: ChatRequest) -> Generation:
+    admit(request, 1, body.n)
     token_ids = await server.tokenizer.run(
         lambda tokenizer: render_chat(tokenizer, body, server.chat_template, server.tokenizer.limit)
     )

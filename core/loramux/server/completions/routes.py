@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from loramux.server.adapters.model_choice import choose_model
 from loramux.server.completions.answer import CompletionAnswer
 from loramux.server.completions.request import CompletionRequest
+from loramux.server.generation.admission import admit
 from loramux.server.generation.prompts import Prompt, check_length, parse_prompts
 from loramux.server.generation.run import Generation
 from loramux.server.generation.streaming import answer_streaming, answer_whole
@@ -49,6 +50,7 @@ async def prepare(request: Request, server: ServerState, body: CompletionRequest
         LoramuxError: the request cannot be served.
     """
     texts = parse_prompts(body.prompt)
+    admit(request, len(texts), body.n)
     prompts = await asyncio.gather(*(_encode(server, body, text) for text in texts))
     limit, defaults = server.engine.max_model_len, server.engine.default_sampling_params()
     for prompt in prompts:
