@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -46,19 +47,25 @@ class DetokenizeRequest(BaseModel):
 @router.post("/tokenize", openapi_extra=documented(TokenizeTextRequest))
 async def tokenize(request: Request, server: Server) -> JSONResponse:
     """The token ids of a ``prompt``, or of ``messages``."""
-    payload = await read_json(request)
-    if "messages" in payload:
-        answer = await _tokenize_chat(server, validate(TokenizeChatRequest, payload))
+    body = await read_json(request, _parse)
+    if isinstance(body, TokenizeChatRequest):
+        answer = await _tokenize_chat(server, body)
     else:
-        answer = await _tokenize_text(server, validate(TokenizeTextRequest, payload))
+        answer = await _tokenize_text(server, body)
     return JSONResponse({**answer, "max_model_len": server.engine.max_model_len})
 
 
 @router.post("/detokenize", openapi_extra=documented(DetokenizeRequest))
 async def detokenize(request: Request, server: Server) -> JSONResponse:
     """The text of token ids."""
-    body = validate(DetokenizeRequest, await read_json(request))
+    body = await read_json(request, partial(validate, DetokenizeRequest))
     return JSONResponse({"prompt": await server.tokenizer.decode(body.tokens)})
+
+
+def _parse(payload: dict[str, Any]) -> TokenizeTextRequest | TokenizeChatRequest:
+    if "messages" in payload:
+        return validate(TokenizeChatRequest, payload)
+    return validate(TokenizeTextRequest, payload)
 
 
 async def _tokenize_text(server: ServerState, body: TokenizeTextRequest) -> dict[str, Any]:

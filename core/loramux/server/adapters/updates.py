@@ -6,6 +6,7 @@ error (400) here.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -51,7 +52,7 @@ class UnloadAdapterRequest(BaseModel):
 @router.post("/v1/load_lora_adapter", openapi_extra=documented(LoadAdapterRequest))
 async def load_lora_adapter(request: Request, server: Server) -> PlainTextResponse:
     """Read an adapter and serve it under a name."""
-    body = validate(LoadAdapterRequest, await read_json(request))
+    body = await read_json(request, partial(validate, LoadAdapterRequest))
     name, path = body.lora_name, body.lora_path
     if not name or not path:
         raise _invalid("Both 'lora_name' and 'lora_path' must be provided.")
@@ -72,7 +73,8 @@ async def load_lora_adapter(request: Request, server: Server) -> PlainTextRespon
 @router.post("/v1/unload_lora_adapter", openapi_extra=documented(UnloadAdapterRequest))
 async def unload_lora_adapter(request: Request, server: Server) -> PlainTextResponse:
     """Serve an adapter no more; requests that run with it finish."""
-    name = validate(UnloadAdapterRequest, await read_json(request)).lora_name
+    body = await read_json(request, partial(validate, UnloadAdapterRequest))
+    name = body.lora_name
     if not name:
         raise _invalid("'lora_name' needs to be provided to unload a LoRA adapter.")
     try:

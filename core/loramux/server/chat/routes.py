@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -28,9 +29,7 @@ router = APIRouter()
 @router.post("/v1/chat/completions", openapi_extra=documented(ChatRequest))
 async def create_chat_completion(request: Request, server: Server) -> Response:
     """Answer a chat, with the base model or with an adapter."""
-    payload = await read_json(request)
-    check_fields(payload, ChatRequest.model_fields, UNSUPPORTED_IN_CHAT)
-    body = validate(ChatRequest, payload)
+    body = await read_json(request, _parse)
     generation = await while_connected(request, _prepare(request, server, body))
     head = {
         "id": generation.request_id,
@@ -41,6 +40,11 @@ async def create_chat_completion(request: Request, server: Server) -> Response:
     if body.stream:
         return await answer_streaming(request, server, generation, answer)
     return await answer_whole(request, server, generation, answer)
+
+
+def _parse(payload: dict[str, Any]) -> ChatRequest:
+    check_fields(payload, ChatRequest.model_fields, UNSUPPORTED_IN_CHAT)
+    return validate(ChatRequest, payload)
 
 
 async def _prepare(request: Request, server: ServerState, body: ChatRequest) -> Generation:

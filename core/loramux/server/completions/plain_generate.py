@@ -12,13 +12,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from loramux.outputs import RequestOutput
-from loramux.server.completions.request import CompletionRequest
+from loramux.server.completions.request import CompletionRequest, parse_completion
 from loramux.server.completions.routes import prepare
 from loramux.server.generation.outputs_stream import PromptOutput
 from loramux.server.generation.streaming import answer_whole
-from loramux.server.generation.unsupported import UNSUPPORTED_IN_COMPLETIONS, check_fields
 from loramux.server.generation.usage import Usage
-from loramux.server.http.body import read_json, validate
+from loramux.server.http.body import read_json
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.documented import documented
 from loramux.server.http.errors import bad_request
@@ -30,13 +29,11 @@ router = APIRouter()
 @router.post("/generate", openapi_extra=documented(CompletionRequest))
 async def generate(request: Request, server: Server) -> Response:
     """The fields of ``/v1/completions``, without those that shape an answer."""
-    payload = await read_json(request, any_content_type=True)
-    check_fields(payload, CompletionRequest.model_fields, UNSUPPORTED_IN_COMPLETIONS)
-    body = validate(CompletionRequest, payload)
+    parsed = await read_json(request, parse_completion, any_content_type=True)
     for name in ("stream", "echo", "logprobs", "prompt_logprobs"):
-        if getattr(body, name):
+        if getattr(parsed.body, name):
             raise bad_request(f"{name!r} is for /v1/completions; leave it out here.", name)
-    generation = await while_connected(request, prepare(request, server, body))
+    generation = await while_connected(request, prepare(request, server, parsed))
     return await answer_whole(request, server, generation, _PlainAnswer())
 
 

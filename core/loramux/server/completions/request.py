@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
 
 from loramux.sampling_params import SamplingParams
+from loramux.server.generation.prompts import parse_prompts
 from loramux.server.generation.sampling_fields import MAX_LOGPROBS, SamplingFields
+from loramux.server.generation.unsupported import UNSUPPORTED_IN_COMPLETIONS, check_fields
+from loramux.server.http.body import validate
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for completions."""
@@ -50,3 +54,23 @@ class CompletionRequest(SamplingFields):
         if self.max_tokens is None:
             return min(DEFAULT_MAX_TOKENS, room)
         return 1 if self.wants_prompt_only else self.max_tokens
+
+
+@dataclass(frozen=True)
+class ParsedCompletion:
+    """A checked body, and its prompts one by one."""
+
+    body: CompletionRequest
+    texts: list[str | list[int]]
+
+
+def parse_completion(payload: dict[str, Any]) -> ParsedCompletion:
+    """Check every field of a body.
+
+    Raises:
+        ApiError: 400 naming the first field that is wrong.
+        InvalidRequestError: it holds no prompt, or too many.
+    """
+    check_fields(payload, CompletionRequest.model_fields, UNSUPPORTED_IN_COMPLETIONS)
+    body = validate(CompletionRequest, payload)
+    return ParsedCompletion(body, parse_prompts(body.prompt))

@@ -10,13 +10,16 @@ from fastapi.responses import Response
 
 from loramux.server.adapters.model_choice import choose_model
 from loramux.server.completions.answer import CompletionAnswer
-from loramux.server.completions.request import CompletionRequest
+from loramux.server.completions.request import (
+    CompletionRequest,
+    ParsedCompletion,
+    parse_completion,
+)
 from loramux.server.generation.admission import admit
-from loramux.server.generation.prompts import Prompt, check_length, parse_prompts
+from loramux.server.generation.prompts import Prompt, check_length
 from loramux.server.generation.run import Generation
 from loramux.server.generation.streaming import answer_streaming, answer_whole
-from loramux.server.generation.unsupported import UNSUPPORTED_IN_COMPLETIONS, check_fields
-from loramux.server.http.body import read_json, validate
+from loramux.server.http.body import read_json
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.documented import documented
 from loramux.server.http.request_id import request_id_of
@@ -28,10 +31,9 @@ router = APIRouter()
 @router.post("/v1/completions", openapi_extra=documented(CompletionRequest))
 async def create_completion(request: Request, server: Server) -> Response:
     """Continue one prompt or several, with the base model or with an adapter."""
-    payload = await read_json(request)
-    check_fields(payload, CompletionRequest.model_fields, UNSUPPORTED_IN_COMPLETIONS)
-    body = validate(CompletionRequest, payload)
-    generation = await while_connected(request, prepare(request, server, body))
+    parsed = await read_json(request, parse_completion)
+    generation = await while_connected(request, prepare(request, server, parsed))
+    body = parsed.body
     head = {
         "id": generation.request_id,
         "created": int(time.time()),
@@ -43,13 +45,13 @@ async def create_completion(request: Request, server: Server) -> Response:
     return await answer_whole(request, server, generation, answer)
 
 
-async def prepare(request: Request, server: ServerState, body: CompletionRequest) -> Generation:
+async def prepare(request: Request, server: ServerState, parsed: ParsedCompletion) -> Generation:
     """Tokens, sampling parameters and model of a request, each checked.
 
     Raises:
         LoramuxError: the request cannot be served.
     """
-    texts = parse_prompts(body.prompt)
+    body, texts = parsed.body, parsed.texts
     admit(request, len(texts), body.n)
     prompts = await asyncio.gather(*(_encode(server, body, text) for text in texts))
     limit, defaults = server.engine.max_model_len, server.engine.default_sampling_params()

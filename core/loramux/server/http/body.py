@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
@@ -11,20 +14,34 @@ from pydantic import BaseModel, ValidationError
 from loramux.server.http.errors import bad_request
 
 Model = TypeVar("Model", bound=BaseModel)
+Parsed = TypeVar("Parsed")
+
+LARGE_BODY_BYTES = 1024 * 1024
+"""Bodies longer than this are parsed on a thread; for shorter ones that takes longer."""
+
+_large_bodies = ThreadPoolExecutor(2, thread_name_prefix="loramux-body")
+"""Its own, so that large bodies wait for each other and nothing else waits for them."""
 
 
-async def read_json(request: Request, *, any_content_type: bool = False) -> dict[str, Any]:
-    """The JSON object a request carries.
+async def read_json(
+    request: Request, parse: Callable[[dict[str, Any]], Parsed], *, any_content_type: bool = False
+) -> Parsed:
+    """What ``parse`` makes of the JSON object a request carries.
+
+    A large body is parsed off the event loop, so that streams go on meanwhile; ``parse`` is the
+    place for whatever takes longer the longer the body is.
 
     Raises:
         ApiError: 400 if it is no JSON object, or does not say that it is JSON.
+        Exception: whatever ``parse`` raises.
     """
     if not any_content_type:
         _check_content_type(request)
-    payload = _parse(await request.body())
-    if not isinstance(payload, dict):
-        raise bad_request("The request body must be a JSON object.")
-    return payload
+    body = await request.body()
+    if len(body) <= LARGE_BODY_BYTES:
+        return parse(_object(body))
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_large_bodies, lambda: parse(_object(body)))
 
 
 def validate(model: type[Model], payload: dict[str, Any]) -> Model:
@@ -48,7 +65,14 @@ def _check_content_type(request: Request) -> None:
         raise bad_request("Unsupported Media Type: Only 'application/json' is allowed")
 
 
-def _parse(body: bytes) -> Any:
+def _object(body: bytes) -> dict[str, Any]:
+    payload = _from_json(body)
+    if not isinstance(payload, dict):
+        raise bad_request("The request body must be a JSON object.")
+    return payload
+
+
+def _from_json(body: bytes) -> Any:
     try:
         payload = json.loads(body, parse_constant=_refuse_constant)
         if b"\\ud" in body.lower():  # a lone surrogate is a string to Python, and text to nobody
