@@ -42,7 +42,7 @@ class Layer:
         sinks = torch.randn(self.heads, device=DEVICE) if self.sinks else None
         return AttentionOptions(self.dim**-0.5, self.window, self.softcap, sinks)
 
-    def visible(self, shapes: Shapes) -> int:
+    def visible_pairs(self, shapes: Shapes) -> int:
         """Pairs of a query and a key that it may see."""
         window = self.window or 2**31
         return sum(min(position + 1, window) for n, new in shapes for position in range(n - new, n))
@@ -53,11 +53,25 @@ LLAMA = Layer()
 OTHER_LAYERS = {
     "Mistral, window 4096": Layer(window=4096),
     "Qwen2 7B, 28/4 heads": Layer(28, 4),
-    "Gemma 2, dim 256, cap": Layer(16, 8, 256, softcap=50.0),
-    "gpt-oss, dim 64, sinks": Layer(64, 8, 64, sinks=True),
-    "gpt-oss, window 128": Layer(64, 8, 64, window=128, sinks=True),
     "Phi-3 mini, 32/32, 96": Layer(32, 32, 96),
+    "Gemma 2, dim 256, cap": Layer(16, 8, 256, softcap=50.0),
+    "the same, window 1024": Layer(16, 8, 256, window=1024, softcap=50.0),
+    "gpt-oss, dim 64, sinks": Layer(64, 8, 64, sinks=True),
+    "the same, window 128": Layer(64, 8, 64, window=128, sinks=True),
 }
+OTHER_TILES: dict[int, list[Tiles | None]] = {
+    256: [
+        None,
+        Tiles(DecodeTiles(64), PrefillTiles(64, 32, 4, 2)),
+        Tiles(DecodeTiles(32, num_stages=4), PrefillTiles(128, 64, 8, 2)),
+    ],
+    64: [
+        None,
+        Tiles(DecodeTiles(64), PrefillTiles(64, 64, 4, 3)),
+        Tiles(DecodeTiles(128, num_warps=8), PrefillTiles(128, 64)),
+    ],
+}
+"""By width of a head; none are the tiles that are shipped."""
 DECODE_SHAPES: dict[str, Shapes] = {
     "64 x 2048": ((2048, 1),) * 64,
     "64 x 8192": ((8192, 1),) * 64,
@@ -68,12 +82,12 @@ DECODE_SHAPES: dict[str, Shapes] = {
     "63 x 512, 1 x 65536": (*((512, 1),) * 63, (65536, 1)),
 }
 DECODE_TILES = {
-    "64 w4 s3": DecodeTiles(),
-    "64 w4 s4": DecodeTiles(num_stages=4),
-    "32 w2 s4": DecodeTiles(keys=32, num_warps=2, num_stages=4, min_tiles=4),
-    "128 w8 s3": DecodeTiles(keys=128, num_warps=8, min_tiles=1),
-    "64 w4 s3 6/SM": DecodeTiles(programs_per_processor=6),
-    "64 w4 s3 24/SM": DecodeTiles(programs_per_processor=24),
+    "64 w4 s3": Tiles(),
+    "64 w4 s4": Tiles(DecodeTiles(num_stages=4)),
+    "32 w2 s4": Tiles(DecodeTiles(32, num_warps=2, num_stages=4, min_tiles=4)),
+    "128 w8 s3": Tiles(DecodeTiles(128, num_warps=8, min_tiles=1)),
+    "64 w4 s3 6/SM": Tiles(DecodeTiles(programs_per_processor=6)),
+    "64 w4 s3 24/SM": Tiles(DecodeTiles(programs_per_processor=24)),
 }
 PREFILL_SHAPES: dict[str, Shapes] = {
     "1 x 8192": ((8192, 8192),),
@@ -84,19 +98,17 @@ PREFILL_SHAPES: dict[str, Shapes] = {
     "63 decodes, 1 x 512": (*((1024, 1),) * 63, (512, 512)),
 }
 PREFILL_TILES = {
-    "128x64 w8 s3": PrefillTiles(),
-    "128x64 w8 s4": PrefillTiles(num_stages=4),
-    "64x64 w4 s3": PrefillTiles(64, 64, 4, 3),
-    "128x128 w8 s3": PrefillTiles(128, 128, 8, 3),
-    "128x32 w8 s4": PrefillTiles(128, 32, 8, 4),
+    "128x64 w8 s3": Tiles(),
+    "128x64 w8 s4": Tiles(prefill=PrefillTiles(num_stages=4)),
+    "64x64 w4 s3": Tiles(prefill=PrefillTiles(64, 64, 4, 3)),
+    "128x128 w8 s3": Tiles(prefill=PrefillTiles(128, 128, 8, 3)),
+    "128x32 w8 s4": Tiles(prefill=PrefillTiles(128, 32, 8, 4)),
 }
 
 
 def replay_seconds(body: Callable[[], object], replays: int = 9) -> float:
     """Median time of a replay of ``body``, captured."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        body()
+    body()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -155,20 +167,17 @@ def workload(layer: Layer, shapes: Shapes) -> Workload:
     return Workload(_random(rows, layer.heads, layer.dim), caches, metadata, layer.options())
 
 
-def decode_figures(layer: Layer, shapes: Shapes, tiles: DecodeTiles | None) -> tuple[float, float]:
+def decode_figures(layer: Layer, shapes: Shapes, tiles: Tiles | None) -> tuple[float, float]:
     """Seconds, and bytes of keys and values that are visible a second."""
-    both = None if tiles is None else Tiles(decode=tiles)
-    seconds = workload(layer, shapes).layer_seconds(both)
-    return seconds, layer.visible(shapes) * layer.kv_heads * layer.dim * 4 / seconds
+    seconds = workload(layer, shapes).layer_seconds(tiles)
+    visible = sum(min(length, layer.window or length) for length, _ in shapes)
+    return seconds, visible * layer.kv_heads * layer.dim * 4 / seconds
 
 
-def prefill_figures(
-    layer: Layer, shapes: Shapes, tiles: PrefillTiles | None
-) -> tuple[float, float]:
+def prefill_figures(layer: Layer, shapes: Shapes, tiles: Tiles | None) -> tuple[float, float]:
     """Seconds, and operations on visible pairs a second."""
-    both = None if tiles is None else Tiles(prefill=tiles)
-    seconds = workload(layer, shapes).layer_seconds(both, num_layers=2)
-    return seconds, layer.visible(shapes) * layer.heads * layer.dim * 4 / seconds
+    seconds = workload(layer, shapes).layer_seconds(tiles, num_layers=2)
+    return seconds, layer.visible_pairs(shapes) * layer.heads * layer.dim * 4 / seconds
 
 
 def copy_bandwidth() -> float:

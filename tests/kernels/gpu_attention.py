@@ -9,6 +9,7 @@ touches the GPU before these processes are forked, so that torch is loaded once.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import sys
@@ -33,8 +34,11 @@ from tests.kernels.attention_timing import (
     DECODE_TILES,
     LLAMA,
     OTHER_LAYERS,
+    OTHER_TILES,
     PREFILL_SHAPES,
     PREFILL_TILES,
+    Layer,
+    Shapes,
     copy_bandwidth,
     decode_figures,
     matmul_rate,
@@ -72,8 +76,8 @@ CHECKS: dict[str, tuple[Case, torch.dtype]] = {
 def check(name: str) -> str:
     """Twice the same bits, and the same as float64 but for rounding."""
     case, dtype = CHECKS[name]
-    out, again = (compute(make_batch(case, dtype, DEVICE)) for _ in range(2))
-    expected = make_batch(case, dtype, DEVICE).expected
+    batch = make_batch(case, dtype, DEVICE)
+    out, again, expected = compute(batch), compute(batch), batch.expected
     error = relative_error(out, expected)
     worst = float((out.double() - expected).abs().max())
     good = error < ERRORS[dtype] and torch.equal(out, again)
@@ -113,13 +117,14 @@ def check_graph() -> str:
     return f"{'ok' if good else 'WRONG'}  error {max(errors):.1e} over {len(errors)} rows"
 
 
-def warm_up(tiles: Tiles, shapes: dict[str, tuple[tuple[int, int], ...]]) -> str:
+def warm_up(tiles: Tiles, shapes: dict[str, Shapes]) -> str:
     warm(LLAMA, list(shapes.values()), tiles)
     return "ok"
 
 
-def warm_other(name: str) -> str:
-    warm(OTHER_LAYERS[name], [((40, 1),) * 64, ((40, 40),)], None)
+def warm_other(layer: Layer) -> str:
+    for tiles in OTHER_TILES.get(layer.dim, [None]):
+        warm(layer, [((40, 1),) * 64, ((40, 40),)], tiles)
     return "ok"
 
 
@@ -127,11 +132,11 @@ def first_jobs() -> dict[str, Callable[[], str]]:
     """Checks, and one compilation of all that will be measured."""
     jobs: dict[str, Callable[[], str]] = {name: partial(check, name) for name in CHECKS}
     jobs["one graph, other batches"] = check_graph
-    for name, decode in DECODE_TILES.items():
-        jobs[f"compile decode {name}"] = partial(warm_up, Tiles(decode=decode), DECODE_SHAPES)
-    for name, prefill in PREFILL_TILES.items():
-        jobs[f"compile prefill {name}"] = partial(warm_up, Tiles(prefill=prefill), PREFILL_SHAPES)
-    jobs |= {f"compile {name}": partial(warm_other, name) for name in OTHER_LAYERS}
+    for name, tiles in DECODE_TILES.items():
+        jobs[f"compile decode {name}"] = partial(warm_up, tiles, DECODE_SHAPES)
+    for name, tiles in PREFILL_TILES.items():
+        jobs[f"compile prefill {name}"] = partial(warm_up, tiles, PREFILL_SHAPES)
+    jobs |= {f"compile {n}": partial(warm_other, layer) for n, layer in OTHER_LAYERS.items()}
     return jobs
 
 
@@ -176,14 +181,14 @@ def ceilings() -> str:
     return f"{name}: copy {CEILINGS[0] / 1e12:.2f} TB/s, matmul {CEILINGS[1] / 1e12:.0f} TFLOP/s"
 
 
-def decode_cell(layer, shapes, tiles) -> str:
+def decode_cell(layer: Layer, shapes: Shapes, tiles: Tiles | None) -> str:
     seconds, rate = decode_figures(layer, shapes, tiles)
-    return f"{seconds * 1e6:8.1f} us {rate / 1e12:.2f} {rate / CEILINGS[0]:4.0%} |"
+    return f"{seconds * 1e6:8.1f} us {rate / 1e12:.2f} {rate / (CEILINGS[0] or math.inf):4.0%} |"
 
 
-def prefill_cell(layer, shapes, tiles) -> str:
+def prefill_cell(layer: Layer, shapes: Shapes, tiles: Tiles | None) -> str:
     seconds, rate = prefill_figures(layer, shapes, tiles)
-    return f"{seconds * 1e3:8.3f} ms {rate / 1e12:3.0f} {rate / CEILINGS[1]:4.0%} |"
+    return f"{seconds * 1e3:8.3f} ms {rate / 1e12:3.0f} {rate / (CEILINGS[1] or math.inf):4.0%} |"
 
 
 def cells() -> list[Callable[[], str]]:
@@ -197,11 +202,13 @@ def cells() -> list[Callable[[], str]]:
     for name, shapes in PREFILL_SHAPES.items():
         todo.append(partial(str, f"\n{name:20s}"))
         todo += [partial(prefill_cell, LLAMA, shapes, tiles) for tiles in PREFILL_TILES.values()]
-    todo.append(partial(str, "\n\nother layers, default tiles: decode 64 x 2048, prefill 1 x 8192"))
+    title = "\n\nother layers: decode 64 x 2048, prefill 1 x 8192; default tiles, then others"
+    todo.append(partial(str, title))
     for name, layer in OTHER_LAYERS.items():
+        several = OTHER_TILES.get(layer.dim, [None])
         todo.append(partial(str, f"\n{name:24s}"))
-        todo.append(partial(decode_cell, layer, ((2048, 1),) * 64, None))
-        todo.append(partial(prefill_cell, layer, ((8192, 8192),), None))
+        todo += [partial(decode_cell, layer, ((2048, 1),) * 64, tiles) for tiles in several]
+        todo += [partial(prefill_cell, layer, ((8192, 8192),), tiles) for tiles in several]
     todo.append(lambda: "\n\nmicroseconds on the GPU: " + ", ".join(small_parts()))
     todo.append(lambda: "\nmicroseconds of Python a call: " + ", ".join(python_costs()))
     return todo

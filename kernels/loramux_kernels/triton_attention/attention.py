@@ -46,7 +46,8 @@ def triton_paged_attention(
     _check(query, cache, metadata)
     if tiles is None:
         dim = max(cache.keys.shape[-1], cache.values.shape[-1])
-        tiles = default_tiles(dim, cache.keys.element_size())
+        group = query.shape[1] // cache.keys.shape[2]
+        tiles = default_tiles(dim, cache.keys.element_size(), group)
     if out is None:
         out = query.new_empty(query.shape[0], query.shape[1], cache.values.shape[-1])
     if metadata.num_decodes:

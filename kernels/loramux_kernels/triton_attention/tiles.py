@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -48,16 +48,20 @@ class Tiles:
 
 
 @lru_cache
-def default_tiles(dim: int, itemsize: int) -> Tiles:
-    """Tiles for heads of ``dim`` values of ``itemsize`` bytes."""
+def default_tiles(dim: int, itemsize: int, group: int) -> Tiles:
+    """Tiles for heads of ``dim`` values of ``itemsize`` bytes, ``group`` of them to a KV head."""
     width = triton.next_power_of_2(dim)
     if itemsize == 4:
         return Tiles(DecodeTiles(keys=32), PrefillTiles(64, 32, num_warps=4, num_stages=2))
     if width > 128:
-        return Tiles(DecodeTiles(keys=32), PrefillTiles(128, 32))
-    if width <= 64:
-        return Tiles(DecodeTiles(keys=128), PrefillTiles(128, 128))
-    return Tiles()
+        tiles = Tiles(DecodeTiles(keys=32), PrefillTiles(128, 32))
+    elif width > 64:
+        tiles = Tiles()
+    else:
+        tiles = Tiles(DecodeTiles(keys=128), PrefillTiles(128, 128))
+    if group > 32:
+        return replace(tiles, decode=DecodeTiles(keys=64, num_warps=8))
+    return tiles
 
 
 @lru_cache
