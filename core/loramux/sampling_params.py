@@ -40,7 +40,7 @@ class SamplingParams:
         presence_penalty: subtracted from the logit of every token generated so far, -2 to 2.
         frequency_penalty: the same, times how often it was generated, -2 to 2.
         repetition_penalty: logits of tokens in prompt or output are divided (if positive) or
-            multiplied by it; above 0, 1 changes nothing (Keskar et al. 2019, as in transformers).
+            multiplied by it, 0.01 to 100; 1 changes nothing (Keskar et al. 2019).
         temperature: 0 is greedy, up to 2; between 0 and 0.01 it is raised to 0.01.
         top_p: smallest set of tokens whose probability reaches it, in (0, 1].
         top_k: the k most likely tokens; 0 or -1 keeps all.
@@ -116,7 +116,9 @@ class SamplingParams:
     def _check_distribution(self) -> None:
         self.presence_penalty = check.real("presence_penalty", self.presence_penalty, -2.0, 2.0)
         self.frequency_penalty = check.real("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        self.repetition_penalty = check.positive("repetition_penalty", self.repetition_penalty)
+        self.repetition_penalty = check.real(
+            "repetition_penalty", self.repetition_penalty, 0.01, 100.0
+        )
         self.temperature = check.real("temperature", self.temperature, 0.0, MAX_TEMPERATURE)
         self.top_p = check.positive("top_p", self.top_p, 1.0)
         self.min_p = check.real("min_p", self.min_p, 0.0, 1.0)

@@ -14,6 +14,7 @@ from fsspec.asyn import get_loop
 
 from loramux import LoRARequest, LoRAResolver
 from loramux.lora.resolver import stable_lora_int_id
+from loramux.lora.size_limit import DEFAULT_MAX_BYTES
 from loramux_resolvers.object_source import CONFIG_FILE, TENSOR_FILE, ObjectSource
 from loramux_resolvers.safe_names import why_unsafe
 from loramux_resolvers.store import ObjectStore, StoredObject
@@ -22,7 +23,6 @@ from loramux_resolvers.store_failure import StoreFailure, with_retries
 log = logging.getLogger(__name__)
 
 BASE_MODEL_NAME = "{base_model_name}"
-DEFAULT_MAX_BYTES = 4 * 2**30
 
 
 class ObjectStoreLoRAResolver(LoRAResolver):

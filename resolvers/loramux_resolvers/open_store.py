@@ -11,12 +11,8 @@ from fsspec.registry import known_implementations
 
 from loramux import LoRAResolver
 from loramux.errors import PluginError
-from loramux.lora.disk_cache.byte_size import read_byte_size
-from loramux_resolvers.object_store import (
-    BASE_MODEL_NAME,
-    DEFAULT_MAX_BYTES,
-    ObjectStoreLoRAResolver,
-)
+from loramux.lora.size_limit import max_adapter_bytes
+from loramux_resolvers.object_store import BASE_MODEL_NAME, ObjectStoreLoRAResolver
 from loramux_resolvers.store import FsspecStore, LocalStore, ObjectStore
 
 _S3 = ("s3", "s3a")
@@ -35,7 +31,7 @@ def register_from_environment(
         EnvironmentVariableError: if ``LORAMUX_MAX_ADAPTER_BYTES`` cannot be read.
     """
     uri = os.environ[variable].strip()
-    max_bytes = read_byte_size("LORAMUX_MAX_ADAPTER_BYTES", DEFAULT_MAX_BYTES)
+    max_bytes = max_adapter_bytes()
     if problem := _problem(uri):
         raise PluginError(f"{variable} {problem}.")
     try:

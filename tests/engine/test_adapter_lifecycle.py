@@ -102,6 +102,7 @@ def test_a_sequence_that_was_preempted_keeps_the_old_bytes(engines, world, mine)
     """Even where its adapter has left the host before it could go on."""
     engine = engines(max_loras=1, max_cpu_loras=1, num_gpu_blocks_override=16)
     prompt = {"prompt_token_ids": PROMPTS[7]}
+    engine.materializer.load(lora(mine)).result(30)
     engine.add_request("base", prompt, greedy_params())
     engine.add_request("old", prompt, greedy_params(), lora(mine))
     step_until_running(engine, 2)
@@ -216,7 +217,7 @@ def test_aborting_the_last_who_waits_for_a_read_leaves_nothing(engines, mine, mo
         engine.step()
     engine.abort_request(["one", "two"])
     check_idle(engine)
-    assert len(engine.materializer._work) == 0
+    assert engine.materializer.num_under_way == 0
     reads.gate.set()
     run(engine, [Job(PROMPTS[0], lora(mine), greedy_params(1))])
     assert reads.paths == ["mine", "mine"], "what everybody had left was not kept"

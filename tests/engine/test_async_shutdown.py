@@ -97,12 +97,12 @@ def test_a_shutdown_ends_who_waits_for_a_read_that_never_began(world, monkeypatc
         monkeypatch.setattr(engine._materializer, "_read", lambda source: gate.wait(30))
         names = list(world.adapters)
         loras = [
-            LoRARequest(f"{name} {n}", 1, str(world.adapters[name]))
+            LoRARequest(f"{name} {n}", 1, str(world.adapters[name]), f"base {n}")
             for n in range(3)
             for name in names
         ]
         tasks = [asyncio.create_task(consume(engine, lora.lora_name, lora)) for lora in loras]
-        while len(engine._materializer._work) < len(loras):
+        while engine._materializer.num_under_way < len(loras):
             await asyncio.sleep(0.001)
         await engine.shutdown()
         waiting = tasks[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -26,6 +27,10 @@ class Store:
         self.gate = threading.Event()
         self.gate.set()
         self.changes = threading.Semaphore(0)
+        self.threads = ThreadPoolExecutor(1)
+
+    def fetch_later(self, adapter: Adapter) -> Future[AdapterWeights]:
+        return self.threads.submit(self.fetch, adapter)
 
     def fetch(self, adapter: Adapter) -> AdapterWeights:
         assert self.gate.wait(TIMEOUT)
@@ -57,7 +62,7 @@ def make_pool(store) -> Iterator[Callable[[int], DevicePool]]:
     pools = []
 
     def make(capacity: int) -> DevicePool:
-        pool = DevicePool(store.fetch, CPU, torch.float32, capacity, store.on_change)
+        pool = DevicePool(store.fetch_later, CPU, torch.float32, capacity, store.on_change)
         pools.append(pool)
         return pool
 
@@ -176,6 +181,7 @@ def test_a_retired_adapter_leaves_with_the_last_sequence_that_runs_on_it(store, 
     pool.retire("a")
     pool.retire("b")
     pool.retire("nobody knows this one")
+    pool.collect()
     assert pool.resident_digests == {"a"}
     pool.let_go(ADAPTERS["a"])
     assert pool.resident_digests == {"a"}
@@ -183,12 +189,31 @@ def test_a_retired_adapter_leaves_with_the_last_sequence_that_runs_on_it(store, 
     assert pool.resident_digests == frozenset()
 
 
-def test_an_adapter_asked_for_again_is_no_longer_retired(store, make_pool):
+def test_a_request_that_was_waiting_does_not_undo_an_unload(store, make_pool):
     pool = make_pool(1)
+    evicted = []
+    pool.on_evict = evicted.append
     place(pool, store, "a")
     pool.hold(ADAPTERS["a"])
     pool.retire("a")
+    store.wait()
+    pool.collect()
     pool.hold(ADAPTERS["a"])
     pool.let_go(ADAPTERS["a"])
-    pool.let_go(ADAPTERS["a"])
     assert pool.resident_digests == {"a"}
+    pool.let_go(ADAPTERS["a"])
+    assert pool.resident_digests == frozenset()
+    assert [resident.digest for resident in evicted] == ["a"]
+    place(pool, store, "a")
+    assert pool.resident_digests == {"a"}, "asked for again, it is placed again"
+
+
+def test_a_panic_while_placing_is_told_like_any_failure(store, make_pool):
+    class Panic(BaseException):
+        pass
+
+    pool = make_pool(2)
+    store.failures["a"] = Panic("a library gave up")
+    place(pool, store, "a", "b")
+    assert pool.resident_digests == {"b"}
+    assert "a library gave up" in str(pool.take_failures()["a"])

@@ -115,6 +115,8 @@ def test_a_refusal_is_shared_and_not_kept(make, reader, tmp_path):
     (tmp_path / "a" / TENSORS).unlink()
     reader.gate.clear()
     waiters = [materializer.load(request(path)) for _ in range(3)]
+    assert reader.begun.acquire(timeout=TIMEOUT)
+    time.sleep(0.1)  # the others find out where it is, and join
     reader.gate.set()
     errors = {waiter.exception(TIMEOUT) for waiter in waiters}
     assert len(errors) == 1

@@ -11,11 +11,12 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.core import EngineCore
 from loramux.engine.front.prompts import PromptProcessor
 from loramux.engine.front.request_factory import RequestFactory
-from loramux.lora.checkpoint.reader import DEFAULT_MAX_BYTES, read_adapter
+from loramux.lora.checkpoint.reader import check_base_name, read_adapter
 from loramux.lora.device.runtime import LoRARuntime
 from loramux.lora.fetch.materializer import Materializer, ReadCheckpoint
 from loramux.lora.fetch.origin import LocalCheckpoint
 from loramux.lora.site import LoRASite
+from loramux.lora.size_limit import max_adapter_bytes
 from loramux.lora.weights import AdapterWeights
 from loramux.models.loader import (
     LoadedModel,
@@ -71,21 +72,25 @@ def _assemble_lora(args: EngineArgs, loaded: LoadedModel) -> tuple[Materializer,
     max_concurrent = env.read_int("LORAMUX_MAX_CONCURRENT_FETCHES", 8, minimum=1)
     read = _reader(args, loaded, sites)
     materializer = Materializer(read, args.host_cache_size, max_concurrent)
-    return materializer, LoRARuntime(loaded.model, sites, args.max_loras, materializer.weights)
+    lora = LoRARuntime(loaded.model, sites, args.max_loras, materializer.weights_later)
+    materializer.on_replaced = lambda adapter: lora.pool.retire(adapter.digest)
+    return materializer, lora
 
 
 def _reader(args: EngineArgs, loaded: LoadedModel, sites: dict[str, LoRASite]) -> ReadCheckpoint:
-    max_bytes = env.read_int("LORAMUX_MAX_ADAPTER_BYTES", DEFAULT_MAX_BYTES, minimum=1)
-    base_names = {args.model, loaded.config.name_or_path, *args.served_names} - {""}
+    max_bytes = max_adapter_bytes()
+    ours = {args.model, loaded.config.name_or_path, *args.served_names} - {""}
 
     def read(source: LocalCheckpoint) -> AdapterWeights:
-        declared_ours = source.base_model_name in base_names
+        declared = source.base_model_name
+        if args.verify_lora_base and declared is not None:
+            check_base_name(declared, ours)
         return read_adapter(
             source.directory,
             sites,
             max_rank=args.max_lora_rank,
             max_bytes=max_bytes,
-            base_names=base_names if args.verify_lora_base and not declared_ours else None,
+            base_names=ours if args.verify_lora_base and declared is None else None,
             base_parameter=loaded.model.get_parameter,
         )
 

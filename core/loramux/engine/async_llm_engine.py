@@ -13,11 +13,12 @@ from loramux.engine.assembly import EngineParts, assemble
 from loramux.engine.front.prompts import Prompt
 from loramux.engine.llm_engine import LLMEngine, PreparedRequest, unstarted_output
 from loramux.engine.mailbox import Mailbox, deliver
-from loramux.errors import EngineDeadError, InvalidRequestError
+from loramux.errors import AdapterUnavailableError, EngineDeadError, InvalidRequestError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo
 from loramux.lora.fetch.shared_work import Abandoned
 from loramux.lora.request import LoRARequest
+from loramux.lora.resolve.deadline import resolve_timeout
 from loramux.outputs import RequestOutput
 from loramux.sampling_params import SamplingParams
 
@@ -113,22 +114,20 @@ class AsyncLLMEngine:
             raise InvalidRequestError(
                 "This engine was started without LoRA; start it with --enable-lora.", "lora_name"
             )
-        await self._load(lora_request)
-        infos = {info.name: info for info in self.adapter_infos()}
-        return infos[lora_request.lora_name]
+        adapter = await self._load(lora_request)
+        return self._materializer.info(lora_request.lora_name, adapter, self._resident())
 
     async def unload_lora(self, lora_name: str) -> None:
         """Free the adapter of a name, on the device once the requests that run on it are over."""
         adapter = None if self._materializer is None else self._materializer.forget(lora_name)
         if adapter is not None and self._lora is not None:
-            pool = self._lora.pool
-            self._command(lambda: pool.retire(adapter.digest))
+            self._lora.pool.retire(adapter.digest)
 
     def adapter_infos(self) -> list[AdapterInfo]:
         """Adapters the engine knows, the latest asked for last."""
         if self._materializer is None or self._lora is None:
             return []
-        return self._materializer.infos(self._lora.pool.resident_digests)
+        return self._materializer.infos(self._resident())
 
     def default_sampling_params(self) -> dict[str, Any]:
         """Sampling parameters the model's makers recommend."""
@@ -149,12 +148,22 @@ class AsyncLLMEngine:
 
     async def _load(self, lora_request: LoRARequest) -> Adapter:
         assert self._materializer is not None, "prepare() has checked that LoRA is on"
+        timeout = resolve_timeout()
         try:
-            return await asyncio.wrap_future(self._materializer.load(lora_request))
+            async with asyncio.timeout(timeout):
+                return await asyncio.wrap_future(self._materializer.load(lora_request))
+        except TimeoutError as error:
+            raise AdapterUnavailableError(
+                f"Adapter {lora_request.lora_name!r} was not ready within {timeout:g} s; "
+                "try again later."
+            ) from error
         except Abandoned as error:
             raise EngineDeadError(
                 f"The engine was shut down before adapter {lora_request.lora_name!r} was read."
             ) from error
+
+    def _resident(self) -> frozenset[str]:
+        return frozenset() if self._lora is None else self._lora.pool.resident_digests
 
     def _open_mailbox(self, request_id: str) -> Mailbox:
         if request_id in self._mailboxes:
@@ -182,9 +191,9 @@ class AsyncLLMEngine:
             while not self._stopping:
                 self._turn()
             error = EngineDeadError("The engine was shut down while the request was running.")
-        except Exception as fatal:
+        except BaseException as fatal:  # a library may panic; callers must not wait for ever
             log.exception("the engine has ended")
-            error = EngineDeadError(f"The engine has ended: {fatal}")
+            error = EngineDeadError(f"The engine has ended: {fatal!r}")
         self._error = error
         deliver((mailbox, error) for mailbox in list(self._mailboxes.values()))
 
@@ -193,6 +202,7 @@ class AsyncLLMEngine:
             self._commands.popleft()()
         if not self._engine.has_unfinished_requests():
             self._engine.core.wait_for_change(timeout=1.0)
+            self._engine.core.collect_adapters()
             return
         self._hand_out(self._engine.step())
 

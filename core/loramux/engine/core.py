@@ -79,6 +79,11 @@ class EngineCore:
         self._woken.wait(timeout)
         self._woken.clear()
 
+    def collect_adapters(self) -> None:
+        """Free what was unloaded while nothing runs; ``step`` does so by itself."""
+        if self.scheduler.admission is not None:
+            self.scheduler.admission.pool.collect()
+
     def wake(self) -> None:
         """May be called from any thread."""
         self._woken.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -63,9 +64,18 @@ def _memory_budget(
     args: EngineArgs, loaded: LoadedModel, run_largest_step: Callable[[], None]
 ) -> int:
     if loaded.device.type == "cpu":
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return int(total * HOST_MEMORY_SHARE)
+        return int(_host_memory() * HOST_MEMORY_SHARE)
     return _gpu_budget(args, loaded.device, run_largest_step)
+
+
+def _host_memory() -> int:
+    """Bytes this process may use: the machine's, or what its control group allows."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:  # no control group, or one that is mounted elsewhere
+        return machine
+    return min(machine, int(limit)) if limit.isdigit() else machine
 
 
 def _gpu_budget(

@@ -12,6 +12,10 @@ from loramux.lora.checkpoint.untrusted import shown
 Value = TypeVar("Value")
 
 
+MAX_PATTERN_CHARS = 2**16
+"""Every key is a regular expression, and compiling a megabyte of them takes seconds."""
+
+
 def refused(name: str, problem: str) -> AdapterRefusedError:
     """Build the refusal of one field; the problem ends with what to do."""
     return AdapterRefusedError(f"adapter_config.json: field {shown(name)} {problem}.")
@@ -82,6 +86,12 @@ class ConfigFields:
             return {}
         if not isinstance(value, dict):
             raise _wrong_type(name, value, "an object from module names to numbers")
+        if sum(map(len, value)) > MAX_PATTERN_CHARS:
+            raise refused(
+                name,
+                f"holds patterns of more than {MAX_PATTERN_CHARS} characters together; "
+                "write fewer or shorter ones",
+            )
         return {key: read(name, item) for key, item in value.items()}
 
 

@@ -20,11 +20,10 @@ from loramux.lora.checkpoint.tensor_file import (
 )
 from loramux.lora.checkpoint.untrusted import shown
 from loramux.lora.site import LoRASite
+from loramux.lora.size_limit import DEFAULT_MAX_BYTES
 from loramux.lora.weights import AdapterWeights
 
 MAX_CONFIG_BYTES = 2**20
-DEFAULT_MAX_BYTES = 4 * 2**30
-"""Room for rank 512 on an eight-billion-parameter model in bfloat16 (2.7 GB)."""
 
 
 def read_adapter(
@@ -117,12 +116,30 @@ def _check_base(config: PeftLoraConfig, base_names: Collection[str] | None) -> N
     name = config.base_model_name_or_path
     if not name or base_names is None:
         return
-    if name not in base_names and _last_part(name) not in {_last_part(base) for base in base_names}:
+    if not _is_among(name, base_names):
         raise AdapterRefusedError(
             f"{CONFIG_NAME}: field 'base_model_name_or_path' is {shown(name)}, but the base model "
             f"here is {' or '.join(map(shown, base_names))}; use an adapter of this model, or name "
             "this one as base_model_name in the request if both have the same weights."
         )
+
+
+def check_base_name(name: str, base_names: Collection[str]) -> None:
+    """Refuse an adapter that its requester declares for another base model.
+
+    Raises:
+        AdapterRefusedError: ``name`` is none of ``base_names``, nor ends like one.
+    """
+    if not _is_among(name, base_names):
+        raise AdapterRefusedError(
+            f"the adapter is declared for the base model {shown(name)}, but the one here is "
+            f"{' or '.join(map(shown, base_names))}; ask a server of that model, or leave "
+            "base_model_name out."
+        )
+
+
+def _is_among(name: str, base_names: Collection[str]) -> bool:
+    return name in base_names or _last_part(name) in map(_last_part, base_names)
 
 
 def _last_part(name: str) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.checkpoint.peft_config import CONFIG_NAME, PeftLoraConfig, parse_config
-from loramux.lora.checkpoint.reader import DEFAULT_MAX_BYTES
 from loramux.lora.checkpoint.tensor_file import SAFETENSORS_NAME, TensorFile, read_safetensors
 from loramux.lora.checkpoint.tensor_names import TensorName, parse_tensor_name
 from loramux.lora.checkpoint.untrusted import first_of, shown
+from loramux.lora.size_limit import DEFAULT_MAX_BYTES
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ class AdapterAdmission:
     def _consider_draining(self, adapter: Adapter, arrival: float) -> None:
         if self._draining is not None or adapter.digest in self._running:
             return
+        if self.pool.get(adapter) is None:
+            return
         has_waited = time.monotonic() - arrival > self.drain_threshold
         if has_waited and len(self._running) >= self.max_loras:
             self._draining = min(self._since, key=self._since.__getitem__)

@@ -6,7 +6,7 @@ import queue
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -61,19 +61,23 @@ class DevicePool:
     adapters; one that a running sequence holds is never evicted.
     """
 
-    fetch_weights: Callable[[Adapter], AdapterWeights]
+    fetch_weights: Callable[[Adapter], Future[AdapterWeights]]
+    """Brings tensors to the host, on threads of its own where they are not there."""
     device: torch.device
     dtype: torch.dtype
     capacity: int
     on_change: Callable[[], None] = lambda: None
-    """Called from the placing thread when a placement ends, well or badly."""
+    """Called from other threads when there is something for ``collect``."""
+    on_evict: Callable[[ResidentAdapter], None] = lambda resident: None
+    """Called on the engine's thread when an adapter leaves the device."""
 
     _resident: OrderedDict[str, ResidentAdapter] = field(default_factory=OrderedDict)
     _placing: set[str] = field(default_factory=set)
     _failures: dict[str, Exception] = field(default_factory=dict)
-    _arrived: queue.SimpleQueue[tuple[Adapter, ResidentAdapter | Exception]] = field(
+    _arrived: queue.SimpleQueue[tuple[Adapter, ResidentAdapter | BaseException]] = field(
         default_factory=queue.SimpleQueue
     )
+    _to_retire: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
 
     def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loramux-place")
@@ -104,11 +108,14 @@ class DevicePool:
         if not self._make_room(keep):
             return False
         self._placing.add(digest)
-        self._thread.submit(self._place, adapter)
+        fetched = self.fetch_weights(adapter)
+        fetched.add_done_callback(lambda weights: self._place_later(adapter, weights))
         return True
 
     def collect(self) -> None:
-        """Take in what the placing thread has finished; called between steps."""
+        """Take in what other threads have finished or asked for; called between steps."""
+        while not self._to_retire.empty():
+            self._retire(self._to_retire.get())
         while not self._arrived.empty():
             adapter, outcome = self._arrived.get()
             self._placing.discard(adapter.digest)
@@ -116,7 +123,7 @@ class DevicePool:
                 self._hand_to_main_stream(outcome)
                 self._resident[adapter.digest] = outcome
             else:
-                self._failures[adapter.digest] = outcome
+                self._failures[adapter.digest] = _as_exception(outcome)
 
     def take_failures(self) -> dict[str, Exception]:
         """Placements that failed since last asked, by digest; the next request may try again."""
@@ -127,7 +134,6 @@ class DevicePool:
         """Count one more sequence that runs on a resident adapter."""
         resident = self._resident[adapter.digest]
         resident.references += 1
-        resident.is_retired = False
 
     def let_go(self, adapter: Adapter) -> None:
         """Count one sequence less, and free the adapter if it was waiting for that."""
@@ -136,18 +142,25 @@ class DevicePool:
         self._free_if_retired(resident)
 
     def retire(self, digest: str) -> None:
-        """Free an adapter's memory once no sequence runs on it."""
+        """Free an adapter's memory once no sequence runs on it; may be called on any thread."""
+        self._to_retire.put(digest)
+        self.on_change()
+
+    def shutdown(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _retire(self, digest: str) -> None:
         resident = self._resident.get(digest)
         if resident is not None:
             resident.is_retired = True
             self._free_if_retired(resident)
 
-    def shutdown(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
-
     def _free_if_retired(self, resident: ResidentAdapter) -> None:
         if resident.is_retired and not resident.references:
-            del self._resident[resident.digest]
+            self._evict(resident.digest)
+
+    def _evict(self, digest: str) -> None:
+        self.on_evict(self._resident.pop(digest))
 
     def _make_room(self, keep: Collection[str]) -> bool:
         """Evict the least recently used adapters that nobody needs until one more fits."""
@@ -159,21 +172,26 @@ class DevicePool:
         while len(self._resident) + len(self._placing) >= self.capacity:
             if not idle:
                 return False
-            del self._resident[idle.pop(0)]
+            self._evict(idle.pop(0))
         return True
 
-    def _place(self, adapter: Adapter) -> None:
-        """Runs on the placing thread; every outcome is reported to the engine's thread."""
-        outcome: ResidentAdapter | Exception
+    def _place_later(self, adapter: Adapter, weights: Future[AdapterWeights]) -> None:
         try:
-            outcome = self._copy(adapter)
-        except Exception as error:
+            self._thread.submit(self._place, adapter, weights)
+        except RuntimeError as error:  # the pool has been shut down
+            self._arrived.put((adapter, error))
+
+    def _place(self, adapter: Adapter, weights: Future[AdapterWeights]) -> None:
+        """Runs on the placing thread; every outcome is reported to the engine's thread."""
+        outcome: ResidentAdapter | BaseException
+        try:
+            outcome = self._copy(adapter, weights.result())
+        except BaseException as error:  # whatever is not reported would be waited for for ever
             outcome = error
         self._arrived.put((adapter, outcome))
         self.on_change()
 
-    def _copy(self, adapter: Adapter) -> ResidentAdapter:
-        weights = self.fetch_weights(adapter)
+    def _copy(self, adapter: Adapter, weights: AdapterWeights) -> ResidentAdapter:
         started = time.perf_counter()
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             pairs = {name: self._to_device(pair) for name, pair in weights.pairs.items()}
@@ -202,3 +220,8 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream | None:
     if device.type != "cuda":
         return None
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """Something that a request can fail with, also where a library panicked."""
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))

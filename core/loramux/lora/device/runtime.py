@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
@@ -33,7 +34,7 @@ class LoRARuntime:
         model: nn.Module,
         sites: dict[str, LoRASite],
         max_loras: int,
-        fetch_weights: Callable[[Adapter], AdapterWeights],
+        fetch_weights: Callable[[Adapter], Future[AdapterWeights]],
     ) -> None:
         parameter = next(model.parameters())
         self._device = parameter.device
@@ -41,6 +42,7 @@ class LoRARuntime:
             fetch_weights, parameter.device, parameter.dtype, RESIDENT_PER_RUNNING * max_loras
         )
         self._stack = AdapterStack(sites, parameter.device, parameter.dtype)
+        self.pool.on_evict = self._stack.forget
         self._layers = LoRALayers(model, sites, self._stack)
 
     def arrange(self, items: Sequence[Item], adapter_of: AdapterOf[Item]) -> list[Item]:

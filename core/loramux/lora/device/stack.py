@@ -74,6 +74,12 @@ class AdapterStack:
         for adapter, slot in zip(missing, free, strict=False):
             self._put(adapter, slot)
 
+    def forget(self, adapter: ResidentAdapter) -> None:
+        """Let go of an adapter that has left the device, and of the workspace after the last."""
+        self._slots = [None if held is adapter else held for held in self._slots]
+        if not any(self._slots):
+            self._clear()
+
     def slot_of(self, adapter: ResidentAdapter) -> int:
         """The slot that ``assign`` gave the adapter."""
         return self._slots.index(adapter)
@@ -83,9 +89,11 @@ class AdapterStack:
         self._stacks.clear()
 
     def _put(self, adapter: ResidentAdapter, slot: int) -> None:
-        self._slots[slot] = adapter
+        """Fill a slot; until that is done it is nobody's, should memory run out in between."""
+        self._slots[slot] = None
         for name in adapter.pairs.keys() | self._stacks.keys():
             self._write(name, slot, adapter)
+        self._slots[slot] = adapter
 
     def _write(self, name: str, slot: int, adapter: ResidentAdapter) -> None:
         pair = adapter.pairs.get(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -15,11 +15,14 @@ from loramux.errors import AdapterUnavailableError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo, Tier
 from loramux.lora.disk_cache.cache import DiskCache
+from loramux.lora.fetch.chained import chain, completed
 from loramux.lora.fetch.host_cache import HostCache
 from loramux.lora.fetch.locate import locate
 from loramux.lora.fetch.origin import CheckpointOrigin, LocalCheckpoint, RemoteCheckpoint
 from loramux.lora.fetch.shared_work import Abandoned, SharedWork
 from loramux.lora.request import LoRARequest
+from loramux.lora.resolve.deadline import resolve_timeout
+from loramux.lora.source import AdapterSource, FetchProgress
 from loramux.lora.weights import AdapterWeights
 
 log = get_logger(__name__)
@@ -29,6 +32,9 @@ ReadCheckpoint = Callable[[LocalCheckpoint], AdapterWeights]
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+
+MAX_LOOKING = 16
+"""Look-ups of where adapters are at the same time; each is a few calls of the file system."""
 
 MAX_KNOWN_ADAPTERS = 4096
 """Bounds what is remembered without tensors: a few hundred bytes each."""
@@ -50,15 +56,20 @@ class Materializer:
         disk_cache: DiskCache | None = None,
     ) -> None:
         self._read = read
+        self.on_replaced: Callable[[Adapter], None] = lambda adapter: None
+        """Called, on any thread, with an adapter whose last name now means another."""
         self._disk_cache = disk_cache or DiskCache.from_environment()
         self.host_cache = HostCache(host_cache_size)
-        self._threads = ThreadPoolExecutor(max_concurrent, thread_name_prefix="loramux-adapter")
-        self._work: SharedWork[tuple[LoRARequest, object], Adapter] = SharedWork(self._threads)
+        self._lookers = ThreadPoolExecutor(MAX_LOOKING, thread_name_prefix="loramux-locate")
+        self._readers = ThreadPoolExecutor(max_concurrent, thread_name_prefix="loramux-adapter")
+        self._locating: SharedWork[Hashable, CheckpointOrigin] = SharedWork(self._lookers)
+        self._reading: SharedWork[Hashable, Adapter] = SharedWork(self._readers)
+        self._rereading: SharedWork[str, AdapterWeights] = SharedWork(self._readers)
         self._lock = threading.Lock()
         self._by_digest: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
         self._by_origin: OrderedDict[CheckpointOrigin, Adapter] = OrderedDict()
         self._by_name: OrderedDict[str, Adapter] = OrderedDict()
-        self._pinned: OrderedDict[str, RemoteCheckpoint] = OrderedDict()
+        self._pinned: OrderedDict[str, AdapterSource] = OrderedDict()
 
     def load(self, request: LoRARequest) -> Future[Adapter]:
         """Make the adapter known, reading it the first time; cancel the future to leave.
@@ -68,7 +79,15 @@ class Materializer:
         # A reload shares nothing: a read that is under way may have seen the old bytes.
         share = object() if request.load_inplace else None
         key = (replace(request, lora_int_id=1), share)
-        return self._work.join(key, lambda abandoned: self._load(request, abandoned))
+        located = self._locating.join(key, lambda abandoned: self._locate(request))
+        return chain(located, lambda origin: self._load(request, origin, share))
+
+    def weights_later(self, adapter: Adapter) -> Future[AdapterWeights]:
+        """``weights`` without waiting: at once from the host cache, else read by the readers."""
+        weights = self.host_cache.get(adapter.digest)
+        if weights is not None:
+            return completed(weights)
+        return self._rereading.join(adapter.digest, lambda abandoned: self.weights(adapter))
 
     def weights(self, adapter: Adapter) -> AdapterWeights:
         """Tensors of a known adapter, read again if they have left the host cache. Blocks.
@@ -80,7 +99,7 @@ class Materializer:
         weights = self.host_cache.get(adapter.digest)
         if weights is not None:
             return weights
-        with adapter.origin.opened(self._disk_cache, _unwatched) as checkpoint:
+        with adapter.origin.opened(self._disk_cache, _within(resolve_timeout())) as checkpoint:
             weights = self._read(checkpoint)
         if weights.digest != adapter.digest:
             raise AdapterUnavailableError(
@@ -94,7 +113,7 @@ class Materializer:
         """Adapters by the names they were asked for under, the latest last."""
         with self._lock:
             names = list(self._by_name.items())
-        return [self._info(name, adapter, resident_digests) for name, adapter in names]
+        return [self.info(name, adapter, resident_digests) for name, adapter in names]
 
     def forget(self, name: str) -> Adapter | None:
         """Drop a name; returns its adapter, gone from the host, if no other name needs it."""
@@ -105,16 +124,26 @@ class Materializer:
         self.host_cache.discard(adapter.digest)
         return adapter
 
-    def shutdown(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+    @property
+    def num_under_way(self) -> int:
+        """Searches and reads that somebody waits for."""
+        return len(self._locating) + len(self._reading) + len(self._rereading)
 
-    def _load(self, request: LoRARequest, abandoned: Callable[[], bool]) -> Adapter:
-        origin = self._locate(request)
-        adapter = None if request.load_inplace else self._known(origin)
-        if adapter is None:
-            adapter = self._read_new(request, origin, abandoned)
-        self._remember(request, origin, adapter)
-        return adapter
+    def shutdown(self) -> None:
+        self._lookers.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    def _load(
+        self, request: LoRARequest, origin: CheckpointOrigin, share: object
+    ) -> Future[Adapter]:
+        """The adapter at an origin; what is known already never queues behind what is read."""
+        known = None if request.load_inplace else self._known(origin)
+        if known is not None:
+            return completed(self._remember(request, origin, known))
+        read = self._reading.join(
+            (origin, share), lambda abandoned: self._read_new(request, origin, abandoned)
+        )
+        return chain(read, lambda adapter: completed(self._remember(request, origin, adapter)))
 
     def _locate(self, request: LoRARequest) -> CheckpointOrigin:
         """Where the adapter is; a path on the Hub keeps the commit it was first found at.
@@ -123,11 +152,11 @@ class Materializer:
         """
         pinned = self._pinned.get(request.lora_path)
         if pinned is not None and request.source is None and not request.load_inplace:
-            return pinned
+            return RemoteCheckpoint(pinned, request.base_model_name)
         origin = locate(request)
         if isinstance(origin, RemoteCheckpoint) and request.source is None:
             with self._lock:
-                _put_bounded(self._pinned, request.lora_path, origin)
+                _put_bounded(self._pinned, request.lora_path, origin.source)
         return origin
 
     def _read_new(
@@ -162,16 +191,27 @@ class Materializer:
             if adapter is None:
                 adapter = Adapter(weights.digest, origin, weights.max_rank, weights.num_bytes)
                 self._by_digest[weights.digest] = adapter
+            _put_bounded(self._by_origin, origin, adapter)  # before anybody else starts to read
         self.host_cache.put(weights)
         return adapter
 
-    def _remember(self, request: LoRARequest, origin: CheckpointOrigin, adapter: Adapter) -> None:
+    def _remember(
+        self, request: LoRARequest, origin: CheckpointOrigin, adapter: Adapter
+    ) -> Adapter:
+        """Note under which name and where the adapter was found; tell of what it replaces."""
         with self._lock:
+            before = self._by_name.get(request.lora_name)
             adapter.origin = origin  # a copy elsewhere that it was read from may be gone by now
             _put_bounded(self._by_origin, origin, adapter)
             _put_bounded(self._by_name, request.lora_name, adapter)
+            if before is adapter or before in self._by_name.values():
+                return adapter
+        if before is not None:
+            self.on_replaced(before)
+        return adapter
 
-    def _info(self, name: str, adapter: Adapter, resident: frozenset[str]) -> AdapterInfo:
+    def info(self, name: str, adapter: Adapter, resident: frozenset[str]) -> AdapterInfo:
+        """An adapter as it is shown to people, under one of its names."""
         return AdapterInfo(
             name=name,
             digest=adapter.digest,
@@ -195,8 +235,17 @@ def _put_bounded(table: OrderedDict[Key, Value], key: Key, value: Value) -> None
         table.popitem(last=False)
 
 
-def _unwatched(bytes_done: int, bytes_total: int) -> None:
-    """Progress of a fetch that nobody may call off: sequences wait for it."""
+def _within(seconds: float) -> FetchProgress:
+    """Progress of a fetch that sequences wait for, and for so long only."""
+    deadline = time.monotonic() + seconds
+
+    def progress(bytes_done: int, bytes_total: int) -> None:
+        if time.monotonic() > deadline:
+            raise AdapterUnavailableError(
+                f"The adapter could not be fetched again within {seconds:g} s; try again later."
+            )
+
+    return progress
 
 
 def _log_load(request: LoRARequest, adapter: Adapter) -> None:

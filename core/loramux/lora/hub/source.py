@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loramux import env
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
+from loramux.lora.size_limit import max_adapter_bytes
 from loramux.lora.source import AdapterSource, FetchProgress
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,6 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 DEFAULT_BRANCH = "main"
-DEFAULT_MAX_BYTES = 4 * 2**30
 
 _REPOSITORY_PART = r"[A-Za-z0-9_](?:[\w.-]*\w)?"
 _COMPONENT = r"[^./\\@:][^/\\@:]*"
@@ -157,7 +156,7 @@ class HubSource(AdapterSource):
         download(self.repo_id, self.commit, self._files(), report, self._check_size)
 
     def _check_size(self, num_bytes: int) -> None:
-        max_bytes = env.read_int("LORAMUX_MAX_ADAPTER_BYTES", DEFAULT_MAX_BYTES, minimum=1)
+        max_bytes = max_adapter_bytes()
         if num_bytes > max_bytes:
             raise AdapterRefusedError(
                 f"{self.path} has {num_bytes:,} bytes, more than the {max_bytes:,} that "
