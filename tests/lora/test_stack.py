@@ -114,3 +114,33 @@ def test_nothing_of_a_broken_adapter_is_left_in_its_slot(value):
     assert stack.slot_of(residents[1]) == 0
     assert stack.get("up").a.isfinite().all()
     check(stack, residents[1])
+
+
+def test_a_slot_that_could_not_be_filled_is_nobodys(monkeypatch):
+    first, second = make_resident("a", {"up": 2, "down": 2}), make_resident("b", {"up": 9})
+    stack = AdapterStack(SITES, CPU, torch.float32)
+    stack.assign([first])
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stack, "_allocate", no_memory)
+        with pytest.raises(MemoryError):
+            stack.assign([second])
+    with pytest.raises(ValueError, match="not in list"):
+        stack.slot_of(second)
+    stack.assign([second])
+    up = stack.get("up")
+    slot = stack.slot_of(second)
+    torch.testing.assert_close(up.b[slot, :9], second.pairs["up"].b)
+    assert not stack.get("down").b[slot].any(), "nothing of another adapter is left"
+
+
+def test_an_adapter_that_left_the_device_is_let_go():
+    adapter = make_resident("a", {"up": 2})
+    stack = AdapterStack(SITES, CPU, torch.float32)
+    stack.assign([adapter])
+    stack.forget(adapter)
+    assert len(stack) == 0
+    assert stack.get("up") is None

@@ -9,7 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from loramux import LLM, LoRARequest, SamplingParams
+from loramux import LLM, EngineArgs, LoRARequest, SamplingParams
+from loramux.errors import InvalidRequestError
+from loramux.models.loader import max_model_len
 from tests.models.families import FAMILIES
 
 NUM_TOKENS = 24
@@ -91,3 +93,15 @@ def test_greedy_tokens_equal_transformers(family: str, tmp_path: Path) -> None:
     completions = [output.outputs[0].token_ids for output in outputs]
     assert completions[: len(tokens)] == expected_base
     assert completions[len(tokens) :] == expected_adapted
+
+
+@pytest.mark.parametrize("rope_type", ["longrope", "dynamic"])
+def test_rotary_factors_that_depend_on_the_batch_limit_the_length(rope_type: str) -> None:
+    """Beyond it, transformers would turn everybody's positions by a long neighbour's factors."""
+    config = FAMILIES["llama"]()
+    config.rope_parameters = {"rope_type": rope_type, "original_max_position_embeddings": 64}
+    assert max_model_len(EngineArgs(model="any"), config) == 64
+    with pytest.raises(InvalidRequestError, match="more than the 64 positions"):
+        max_model_len(EngineArgs(model="any", max_model_len=65), config)
+    config.rope_parameters = {"rope_type": "llama3", "original_max_position_embeddings": 64}
+    assert max_model_len(EngineArgs(model="any"), config) == config.max_position_embeddings
