@@ -6,7 +6,7 @@ Times are of the seven projections of one Llama 3.1 8B layer, replayed as a CUDA
 serves every mix of adapters. ``base`` is the layer without adapters, ``bound`` what the bytes of
 the adapters, of their rows' inputs and of their outputs cost at the speed of a copy; in brackets
 the throughput that is left. A process of its own does the work; it is started again behind a
-job that took its GPU context down.
+job that crashed it, took its GPU context down or hangs.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ import argparse
 import itertools
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from loramux_kernels.triton_lora import DECODE, PREFILL, LoRATiles, LoRAWork
-from tests.kernels.lora_cases import Layer, Segments, same_bits
+from loramux_kernels.triton_lora import DECODE, LoRATiles
+from tests.kernels.lora_cases import Segments
+from tests.kernels.lora_configs import DECODE_CONFIGS, PREFILL_CONFIGS
+from tests.kernels.lora_correctness import Job, correctness
 from tests.kernels.lora_timing import (
-    DEVICE,
-    DTYPE,
     LlamaLayer,
     Mix,
     captured,
@@ -43,131 +42,7 @@ from tests.kernels.lora_timing import (
 MIXED_RANKS = [8, 16, 32, 64, 8, 128, 16, 256] * 4
 COPIES = 4
 """Layers in one graph. Each reads 436 MB, so that nothing stays in the cache until the next."""
-
-Job = Callable[[], str]
-
-
-def decode_tiles(
-    shrink: dict[str, int] | None = None, expand: dict[str, int] | None = None, overlap: bool = True
-) -> LoRATiles:
-    return replace(
-        DECODE,
-        shrink=replace(DECODE.shrink, **(shrink or {})),
-        expand=replace(DECODE.expand, **(expand or {})),
-        overlap=overlap,
-    )
-
-
-SMALL = (
-    {"features": 128, "split_features": 256, "warps": 2, "stages": 3, "programs_per_sm": 8},
-    {"columns": 128, "programs_per_sm": 8},
-)
-WIDE = (
-    {"features": 512, "warps": 8, "stages": 2, "programs_per_sm": 3},
-    {"columns": 512, "warps": 8, "programs_per_sm": 3},
-)
-TWO_PER_SM = ({"programs_per_sm": 2}, {"programs_per_sm": 2})
-DECODE_CONFIGS: dict[str, tuple[LoRATiles, bool]] = {
-    "shipped": (decode_tiles(), False),
-    "no overlap": (decode_tiles(overlap=False), False),
-    "fork": (decode_tiles(overlap=False), True),
-    "small": (decode_tiles(*SMALL), False),
-    "fork, overlap": (decode_tiles(), True),
-    "wide": (decode_tiles(*WIDE), False),
-    "2 per SM": (decode_tiles(*TWO_PER_SM), False),
-}
-"""Tiles, and whether shrink runs beside the product of the base model on a stream of its own."""
-
-PREFILL_CONFIGS = {
-    "shipped": PREFILL,
-    "rank 16": replace(PREFILL, rank=16),
-    "rank 64": replace(PREFILL, rank=64, shrink=replace(PREFILL.shrink, stages=3)),
-    "narrow": replace(
-        PREFILL, expand=replace(PREFILL.expand, columns=128, programs_per_sm=8), overlap=False
-    ),
-    "tall": replace(
-        PREFILL,
-        rows=128,
-        shrink=replace(PREFILL.shrink, warps=8, max_splits=8),
-        expand=replace(PREFILL.expand, rows=16, columns=512, warps=8, programs_per_sm=4),
-    ),
-}
-
-
-def check_case(
-    shapes: list[tuple[int, list[int]]], ranks: list[list[int]], segments: Segments,
-    num_rows: int, tiles: LoRATiles,
-) -> None:  # fmt: skip
-    """Twice with other inputs: what the first round leaves must not help the second."""
-    layer = Layer(shapes, ranks, DTYPE, DEVICE, 8192)
-    work = layer.work(tiles, num_rows)
-    work.fill(segments)
-    for index in [*range(len(shapes)), *range(len(shapes))]:
-        x, before = _random(num_rows, layer, index)
-        y = before.clone()
-        add_lora_(y, x, layer, index, work)
-        layer.check(index, y, before, x, segments)
-        again = before.clone()
-        add_lora_(again, x, layer, index, work)
-        assert same_bits(y, again), "two runs differ"
-
-
-def _random(num_rows: int, layer: Layer, index: int) -> tuple[Tensor, Tensor]:
-    projection = layer.projections[index]
-    x, y = normal(num_rows, projection.in_features), normal(num_rows, projection.out_features)
-    awkward = torch.tensor([-0.0, float("inf"), float("nan"), 1e-40], device=DEVICE).to(DTYPE)
-    y[0] = awkward[torch.arange(projection.out_features, device=DEVICE) % 4]
-    return x, y
-
-
-def add_lora_(y: Tensor, x: Tensor, layer: Layer, index: int, work: LoRAWork) -> None:
-    """The kernels, whatever path ``apply_lora_`` would choose."""
-    from loramux_kernels.triton_lora.expand import expand_
-    from loramux_kernels.triton_lora.shrink import shrink
-
-    work.partials.fill_(float("nan"))
-    shrink(x, layer.projections[index], work)
-    expand_(y, layer.projections[index], work)
-
-
-def cases() -> dict[str, tuple[Any, ...]]:
-    """Shapes, ranks, segments and rows; row 0 belongs to nobody and holds awkward values."""
-    every_rank = [[1], [3], [8], [16], [17], [33], [64], [100], [255], [256]]
-    packed = [(2880, [2880, 480, 480]), (688, [11008, 11008]), (11008, [688])]
-    alone = [[5, 0, 16, 8, 0, 64], [0, 17, 3, 0, 40, 1], [16, 16, 16, 16, 16, 16]]
-    odd = [(43, [33, 7]), (50, [1, 2, 3])]
-    few: Segments = [(slot, [2 * slot + 1, 2 * slot + 2]) for slot in range(10)]
-    many: Segments = [(slot, [128 - slot]) for slot in range(128)]
-    long: Segments = [(0, range(1, 200)), (1, [*range(230, 600), 610]), (2, range(700, 900))]
-    long_ranks: Segments = [(slot, range(70 * slot + 1, 70 * slot + 70)) for slot in range(10)]
-    return {
-        "slices left alone": (packed, alone, [(0, [1, 5]), (1, [7]), (2, [9, 8, 3])], 12),
-        "long": (packed, alone, long, 901),
-        "ranks 1-256": ([(2880, [688])], every_rank, few, 24),
-        "long, ranks 1-256": ([(2880, [688])], every_rank, long_ranks, 701),
-        "128 adapters": ([(4096, [1024])], [[1 + s % 31] for s in range(128)], many, 130),
-        "nothing divides": (odd, [[5] * 5, [20] * 5], few[:2], 9),
-    }
-
-
-def correctness(shipped: bool) -> Iterator[tuple[str, Job]]:
-    """All cases for the tiles that are shipped, one for each other configuration."""
-    configs = {
-        f"decode {name}": tiles for name, (tiles, fork) in DECODE_CONFIGS.items() if not fork
-    }
-    configs |= {f"prefill {name}": tiles for name, tiles in PREFILL_CONFIGS.items()}
-    for name, tiles in configs.items():
-        if name.endswith("shipped") == shipped:
-            for case in cases() if shipped else ["long"]:
-                yield f"{name}: {case}", _checking(cases()[case], tiles)
-
-
-def _checking(arguments: tuple[Any, ...], tiles: LoRATiles) -> Job:
-    def job() -> str:
-        check_case(*arguments, tiles)
-        return "right"
-
-    return job
+MAX_JOB_SECONDS = 30.0
 
 
 def decode(num_rows: int) -> Iterator[tuple[str, Job]]:
@@ -181,6 +56,28 @@ def decode(num_rows: int) -> Iterator[tuple[str, Job]]:
 
     for name, (tiles, fork) in DECODE_CONFIGS.items():
         yield f"decode {num_rows} rows, {name}", job(tiles, fork)
+    yield f"decode {num_rows} rows, time of the CPU", lambda: cpu_time(layer)
+
+
+def cpu_time(layer: LlamaLayer, repeats: int = 20) -> str:
+    """What launching costs where no graph is replayed, and refilling where one is."""
+    segments = mixes(layer.num_rows)[4].segments
+    work = layer.lora.work(DECODE, layer.num_rows)
+    steps: dict[str, Callable[[], None]] = {
+        "fill for 32 adapters": lambda: work.fill(segments),
+        "4 products": layer.base,
+        "4 products, 4 shrinks, 4 expands": lambda: layer.with_lora(work, False),
+    }
+    cells = []
+    for name, step in steps.items():
+        step()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        cells.append(f"{name} {(time.perf_counter() - start) / repeats * 1e6:.0f} us")
+        torch.cuda.synchronize()
+    return ", ".join(cells)
 
 
 def prefill(num_rows: int, counts: list[int]) -> Iterator[tuple[str, Job]]:
@@ -242,22 +139,24 @@ def surviving(name: str, part: Iterator[tuple[str, Job]]) -> Iterator[tuple[str,
         print(f"{name}: {_reason(error)}", flush=True)
 
 
-def run_jobs(first: int, end: float) -> int:
-    """Run all jobs from one on; the index of a job that took the GPU down, or -1."""
+def run_jobs(first: int, end: float, progress: Path) -> None:
+    """Run all jobs from one on, noting which one is running.
+
+    Raises:
+        RuntimeError: a job took the GPU down.
+    """
     for index, (name, job) in enumerate(itertools.islice(jobs(), first, None), first):
         if time.time() > end:
             print(f"{name}: left out with all that follow, time is up", flush=True)
-            return -1
+            return
+        progress.write_text(str(index))
         start = time.time()
         try:
             outcome = job()
         except Exception as error:
             outcome = _reason(error)
-            if not _context_lives():
-                print(f"{name}: {outcome}; the GPU context is gone", flush=True)
-                return index
         print(f"{name} [{time.time() - start:.1f} s]: {outcome}", flush=True)
-    return -1
+        torch.cuda.synchronize()
 
 
 def _reason(error: Exception) -> str:
@@ -266,43 +165,46 @@ def _reason(error: Exception) -> str:
     return f"FAILED {type(error).__name__}: {message} ({where.filename}:{where.lineno})"
 
 
-def _context_lives() -> bool:
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
-        return False
-    return True
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=80.0)
     parser.add_argument("--first", type=int)
     parser.add_argument("--end", type=float)
+    parser.add_argument("--progress", type=Path)
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("These checks need a CUDA GPU: run them where there is one.")
     if options.first is None:
         run_all(time.time() + options.seconds)
         return
     torch.manual_seed(time.time_ns() % 2**31)
-    down = run_jobs(options.first, options.end)
-    sys.exit(0 if down < 0 else 100 + down)
+    run_jobs(options.first, options.end, options.progress)
 
 
 def run_all(end: float) -> None:
-    """All jobs in order, in a new process behind one that took the GPU down."""
-    first = 0
-    while first >= 0 and time.time() < end:
-        command = [sys.executable, "-m", "tests.kernels.gpu_lora", "--first", str(first)]
-        try:
-            code = subprocess.run(
-                [*command, "--end", str(end)], check=False, timeout=end + 10 - time.time()
-            ).returncode
-        except subprocess.TimeoutExpired:
-            print("stopped, time is up", flush=True)
-            return
-        first = code - 99 if code >= 100 else -1
-        if code and code < 100:
-            print(f"ended with code {code}", flush=True)
+    """All jobs in order, in a new process behind one that crashed or hangs."""
+    with tempfile.TemporaryDirectory() as folder:
+        progress = Path(folder) / "job"
+        first = 0
+        while time.time() < end:
+            progress.write_text(str(first))
+            code = _watched(first, end, progress)
+            if code == 0:
+                return
+            last = int(progress.read_text())
+            print(f"job {last} ended the process with code {code}", flush=True)
+            first = last + 1
+
+
+def _watched(first: int, end: float, progress: Path) -> int:
+    """Exit code of a process that runs the jobs; it is killed where one takes too long."""
+    command = [sys.executable, "-m", "tests.kernels.gpu_lora", "--first", str(first)]
+    with subprocess.Popen([*command, "--end", str(end), "--progress", str(progress)]) as process:
+        while process.poll() is None:
+            time.sleep(0.2)
+            if time.time() - progress.stat().st_mtime > MAX_JOB_SECONDS or time.time() > end + 8:
+                process.kill()
+        return process.returncode
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ class AdapterTable:
             (max_resident, num_sites, 4), dtype=torch.int32, device=arena.device
         )
         self._placements: list[Mapping[int, PairPlacement]] = [{} for _ in range(max_resident)]
+        self._max_ranks = [0] * max_resident
 
     @property
     def max_resident(self) -> int:
@@ -77,6 +78,7 @@ class AdapterTable:
                 dtype=torch.int32,
             )
         self._placements[slot] = dict(placements)
+        self._max_ranks[slot] = max((pair.rank for pair in placements.values()), default=0)
         self._write(slot, row)
 
     def clear(self, slot: int) -> None:
@@ -85,7 +87,7 @@ class AdapterTable:
 
     def max_rank(self, slot: int) -> int:
         """The largest rank of the adapter in a slot, 0 if there is none."""
-        return max((pair.rank for pair in self._placements[slot].values()), default=0)
+        return self._max_ranks[slot]
 
     def pair(
         self, slot: int, site: int, in_features: int, out_features: int
