@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
-from loramux.lora.adapter import Tier
+from loramux.lora.adapter import Adapter, Tier
 from loramux.lora.fetch import materializer as materializer_module
 from loramux.lora.fetch.locate import CHECKPOINT_FILES
 from loramux.lora.fetch.materializer import Materializer
@@ -97,6 +97,20 @@ def test_the_id_of_a_request_tells_no_adapters_apart(make, reader, tmp_path):
     waiters = [materializer.load(LoRARequest("a", number, path)) for number in range(1, 6)]
     reader.gate.set()
     assert len({waiter.result(TIMEOUT) for waiter in waiters}) == 1
+    assert len(reader.reads) == 1
+
+
+def test_who_looks_just_before_a_read_ends_does_not_read_again(make, reader, tmp_path, monkeypatch):
+    materializer, path = make(), save(tmp_path / "a", "bytes")
+    adapter = materializer.load(request(path)).result(TIMEOUT)
+    looks = []
+
+    def outdated_at_first(origin: object) -> Adapter | None:
+        looks.append(origin)
+        return None if len(looks) == 1 else adapter
+
+    monkeypatch.setattr(materializer, "_known", outdated_at_first)
+    assert materializer.load(request(path, "b")).result(TIMEOUT) is adapter
     assert len(reader.reads) == 1
 
 

@@ -168,6 +168,10 @@ class Materializer:
             if abandoned():
                 raise Abandoned
 
+        # Another read may have ended between the requester's look and its joining this one.
+        known = None if request.load_inplace else self._known(origin)
+        if known is not None:
+            return known
         started = time.perf_counter()
         with origin.opened(self._disk_cache, progress) as checkpoint:
             fetched = time.perf_counter()
