@@ -55,8 +55,8 @@ def test_block_sizes(interpreter, block_size):
     interpreter.submit(attention_cases.check, Case(MIXED, block_size=block_size)).result()
 
 
-@pytest.mark.parametrize("tiles", [(32, 32, 16), (64, 128, 64)])
-@pytest.mark.parametrize("window", [None, 17])
+@pytest.mark.parametrize("tiles", [(32, 32, 16), (64, 128, 64), (16, 128, 16)])
+@pytest.mark.parametrize("window", [None, 5])
 def test_tile_sizes(interpreter, tiles, window):
     case = Case(MIXED, window=window)
     interpreter.submit(attention_cases.check, case, tiles).result()

@@ -110,7 +110,7 @@ def attend_queries(  # noqa: PLR0915, PLR0917
             raw = logits(q, k, tanh_factor, HAS_SOFTCAP)
             acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=PRECISION)
             if MASKED:
-                raw = _mask(raw, position, key_position, WINDOW)
+                raw = _mask(raw, position - tile, offset, WINDOW)
             weights, decay, top = exponentials(raw, top, factor, MASKED)
             total = total * decay + tl.sum(weights, 1)
     late = begin + (end - begin - 1) // TILE * TILE + offset
@@ -144,6 +144,7 @@ def _load_queries(
 def _mask(
     raw: tl.tensor, position: tl.tensor, key_position: tl.tensor, WINDOW: tl.constexpr
 ) -> tl.tensor:
+    """Hide what a query may not see; both positions count from the same place."""
     visible = key_position[None, :] <= position[:, None]
     if WINDOW:
         visible &= key_position[None, :] > position[:, None] - WINDOW
