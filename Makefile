@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constra
 SOURCES := core kernels plugins resolvers examples tests
 
 MODEL := examples/demo/loramux-demo
-export LORAMUX_LORA_RESOLVER_CACHE_DIR ?= examples/demo/adapters
+ADAPTERS := examples/demo/adapters
 
 .PHONY: help demo serve test check lint types layers format bench clean
 
@@ -27,7 +27,8 @@ demo: $(VENV)/installed ## serve the shipped model, ask for adapters nobody regi
 	$(BIN)/python examples/demo/show.py
 
 serve: $(VENV)/installed ## the same server, left running
-	PLUGINS=lora_filesystem_resolver $(BIN)/loramux serve $(MODEL) --served-model-name loramux-demo \
+	PLUGINS=lora_filesystem_resolver LORAMUX_LORA_RESOLVER_CACHE_DIR=$(ADAPTERS) \
+		$(BIN)/loramux serve $(MODEL) --served-model-name loramux-demo \
 		--enable-lora --max-loras 8 --max-lora-rank 64
 
 test: check $(VENV)/installed-test ## all checks and all tests

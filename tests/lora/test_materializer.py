@@ -262,6 +262,8 @@ def test_one_who_stays_gets_what_the_others_left(make, reader, tmp_path):
     materializer, path = make(), save(tmp_path / "a", "bytes")
     reader.gate.clear()
     waiters = [materializer.load(request(path)) for _ in range(3)]
+    assert reader.begun.acquire(timeout=TIMEOUT)
+    time.sleep(0.1)  # the others find out where it is, and join
     for waiter in waiters[:2]:
         waiter.cancel()
     reader.gate.set()
