@@ -62,6 +62,11 @@ def test_tile_sizes(interpreter, tiles, window):
     interpreter.submit(attention_cases.check, case, tiles).result()
 
 
+def test_a_long_window_has_tiles_that_all_queries_see(interpreter):
+    case = Case(((230, 21), (150, 9)), heads=2, kv_heads=1, window=150)
+    interpreter.submit(attention_cases.check, case).result()
+
+
 @st.composite
 def batches(draw: st.DrawFn) -> Case:
     lengths = draw(st.lists(st.integers(1, 45), min_size=1, max_size=3))

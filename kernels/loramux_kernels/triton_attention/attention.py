@@ -96,6 +96,7 @@ def _decode(
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )
+    many_chunks = num_items > 16 * metadata.num_decodes
     combine_chunks[(len(metadata.lengths), num_heads)](
         out,
         partial,
@@ -105,7 +106,8 @@ def _decode(
         options.sinks,
         NUM_HEADS=num_heads,
         VALUE_DIM=value_dim,
-        CHUNKS=16,
+        CHUNKS=64 if many_chunks else 16,
+        num_warps=8 if many_chunks else 4,
     )
 
 

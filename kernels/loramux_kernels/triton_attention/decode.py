@@ -17,8 +17,8 @@ from loramux_kernels.triton_attention.softmax import (
     exponentials,
     load_tokens,
     logits,
-    pages_at,
-    slots_at,
+    pages_of,
+    slots_of,
 )
 
 
@@ -77,13 +77,12 @@ def attend_chunks(  # noqa: PLR0917
     # Sums stay spread over the tile until the end: one reduction across warps less in the loop.
     sums = tl.zeros([ROWS, TILE], tl.float32)
     acc = tl.zeros([ROWS, triton.next_power_of_2(VALUE_DIM)], tl.float32)
-    page = pages_at(table, begin + offset, end, BLOCK_SIZE)
+    page = pages_of(table, begin, offset, end, BLOCK_SIZE, False, True)
     for start in range(begin, end, TILE):
-        position = start + offset
-        slot = slots_at(page, position, BLOCK_SIZE)
+        slot = slots_of(page, start, offset, BLOCK_SIZE, False)
         # Blocks of the next tile are looked up now, so that its loads need not wait for them.
-        page = pages_at(table, position + TILE, end, BLOCK_SIZE)
-        exists = position < end
+        page = pages_of(table, start + TILE, offset, end, BLOCK_SIZE, False, True)
+        exists = offset < end - start
         k = load_tokens(keys, slot, exists, NUM_KV_HEADS * KEY_DIM, KEY_DIM, True)
         raw = logits(q, k, tanh_factor, HAS_SOFTCAP)
         raw = tl.where(exists[None, :], raw, float("-inf"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 import triton
@@ -64,16 +66,13 @@ class Metadata:
     ) -> Metadata:
         """From lists, one entry a sequence, to the device of ``slots`` in one copy."""
         count, width = len(lengths), max(map(len, block_ids))
-        numbers = [0, *num_new_tokens]
-        start_loc = torch.tensor(numbers, dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        table = [[*ids, *[0] * (width - len(ids))] for ids in block_ids]
-        host = torch.cat(
-            [
-                torch.tensor(table, dtype=torch.int32).flatten(),
-                torch.tensor(lengths, dtype=torch.int32),
-                start_loc,
-            ]
-        )
+        numbers = array("i")
+        for ids in block_ids:
+            numbers += array("i", ids)
+            numbers.frombytes(bytes(numbers.itemsize * (width - len(ids))))
+        numbers += array("i", lengths)
+        numbers += array("i", accumulate(num_new_tokens, initial=0))
+        host = torch.frombuffer(numbers, dtype=torch.int32)
         on_device = torch.split(host.to(slots.device), [count * width, count, count + 1])
         prefill_rows = [tokens for tokens in num_new_tokens if tokens > 1]
         return cls(

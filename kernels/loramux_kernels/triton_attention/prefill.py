@@ -16,8 +16,8 @@ from loramux_kernels.triton_attention.softmax import (
     exponentials,
     load_tokens,
     logits,
-    pages_at,
-    slots_at,
+    pages_of,
+    slots_of,
 )
 
 
@@ -84,38 +84,47 @@ def attend_queries(  # noqa: PLR0915, PLR0917
     acc = tl.zeros([ROWS, triton.next_power_of_2(VALUE_DIM)], tl.float32)
     weights = tl.zeros([ROWS, TILE], tl.float32)
     decay = tl.full([ROWS], 1.0, tl.float32)
-    offset = tl.arange(0, TILE)
+    QUERIES: tl.constexpr = ROWS // GROUP
+    # Tiles with keys that are hidden from some query come first (0) and last (2). A short window
+    # has no others.
+    FIRST_PHASE: tl.constexpr = (0 if WINDOW >= QUERIES + 8 * TILE else 2) if WINDOW else 1
     end = first + count
-    begin = tl.maximum(first + 1 - WINDOW, 0) if WINDOW else 0
-    # Before ``seen``, all queries of the tile see all keys.
-    seen = begin if WINDOW else (first + 1) // TILE * TILE
-    for MASKED in tl.static_range(1 if WINDOW else 0, 2):
-        start = seen if MASKED else begin
-        stop = end if MASKED else seen
-        page = pages_at(table, start + offset, end, BLOCK_SIZE)
-        late_page = pages_at(table, tl.maximum(start - TILE, begin) + offset, end, BLOCK_SIZE)
+    begin = tl.maximum(first + 1 - WINDOW, 0) // TILE * TILE if WINDOW else 0
+    inner = tl.cdiv(tl.maximum(end - WINDOW, 0), TILE) * TILE if WINDOW else 0
+    outer = begin if FIRST_PHASE == 2 else (first + 1) // TILE * TILE
+    ALIGNED: tl.constexpr = TILE % BLOCK_SIZE == 0
+    offset = tl.arange(0, TILE)
+    for PHASE in tl.static_range(FIRST_PHASE, 3):
+        start = begin if PHASE == 0 else (inner if PHASE == 1 else outer)
+        stop = inner if PHASE == 0 else (outer if PHASE == 1 else end)
+        page = pages_of(table, start, offset, end, BLOCK_SIZE, ALIGNED, True)
+        late = tl.maximum(start - TILE, begin)
+        late_page = pages_of(table, late, offset, end, BLOCK_SIZE, ALIGNED, True)
+        late_slot = slots_of(late_page, late, offset, BLOCK_SIZE, ALIGNED)
         for tile in range(start, stop, TILE):
-            key_position = tile + offset
+            slot = slots_of(page, tile, offset, BLOCK_SIZE, ALIGNED)
+            # Blocks of the next tile are looked up now: its loads need not wait for them.
+            following = tile + TILE if PHASE != 1 else tl.minimum(tile + TILE, stop - TILE)
+            page = pages_of(table, following, offset, end, BLOCK_SIZE, ALIGNED, PHASE != 1)
+            exists = offset < end - tile
+            k = load_tokens(keys, slot, exists, NUM_KV_HEADS * KEY_DIM, KEY_DIM, PHASE != 1)
             # In the first tile weights are zero: any keys that exist do.
-            late = tl.maximum(tile - TILE, begin) + offset
-            slot = slots_at(page, key_position, BLOCK_SIZE)
-            late_slot = slots_at(late_page, late, BLOCK_SIZE)
-            # Blocks of the next tiles are looked up now: their loads need not wait for them.
-            page = pages_at(table, key_position + TILE, end, BLOCK_SIZE)
-            late_page = pages_at(table, key_position, end, BLOCK_SIZE)
-            k = load_tokens(keys, slot, key_position < end, NUM_KV_HEADS * KEY_DIM, KEY_DIM, MASKED)
+            exists = offset < end - tl.maximum(tile - TILE, begin)
             v = load_tokens(
-                values, late_slot, late < end, NUM_KV_HEADS * VALUE_DIM, VALUE_DIM, MASKED
+                values, late_slot, exists, NUM_KV_HEADS * VALUE_DIM, VALUE_DIM, PHASE != 1
             )
+            late_slot = slot
             raw = logits(q, k, tanh_factor, HAS_SOFTCAP)
             acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=PRECISION)
-            if MASKED:
+            if PHASE != 1:
                 raw = _mask(raw, position - tile, offset, WINDOW)
-            weights, decay, top = exponentials(raw, top, factor, MASKED)
+            weights, decay, top = exponentials(raw, top, factor, PHASE != 1)
             total = total * decay + tl.sum(weights, 1)
-    late = begin + (end - begin - 1) // TILE * TILE + offset
-    late_slot = slots_at(pages_at(table, late, end, BLOCK_SIZE), late, BLOCK_SIZE)
-    v = load_tokens(values, late_slot, late < end, NUM_KV_HEADS * VALUE_DIM, VALUE_DIM, True)
+    late = begin + (end - begin - 1) // TILE * TILE
+    late_page = pages_of(table, late, offset, end, BLOCK_SIZE, ALIGNED, True)
+    late_slot = slots_of(late_page, late, offset, BLOCK_SIZE, ALIGNED)
+    exists = offset < end - late
+    v = load_tokens(values, late_slot, exists, NUM_KV_HEADS * VALUE_DIM, VALUE_DIM, True)
     acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=PRECISION)
 
     column = tl.arange(0, triton.next_power_of_2(VALUE_DIM))

@@ -47,17 +47,43 @@ def logits(
 
 
 @device_function
-def slots_at(page: tl.tensor, position: tl.tensor, BLOCK_SIZE: tl.constexpr) -> tl.tensor:
-    """Where the tokens at these positions of a sequence lie, by the blocks that hold them."""
-    return page * BLOCK_SIZE + position % BLOCK_SIZE
+def pages_of(
+    table: tl.tensor,
+    start: tl.tensor,
+    offset: tl.tensor,
+    end: tl.tensor,
+    BLOCK_SIZE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    MASKED: tl.constexpr,
+) -> tl.tensor:
+    """Blocks that hold the positions ``start + offset``; block 0 for those not before ``end``.
+
+    ``ALIGNED``: the start is where a block begins, so that most of this is the same in every
+    tile. Where all positions exist, ``MASKED`` may be false.
+    """
+    if ALIGNED:
+        block = start // BLOCK_SIZE + offset // BLOCK_SIZE
+    else:
+        block = (start + offset) // BLOCK_SIZE
+    if MASKED:
+        return tl.load(table + block, mask=offset < end - start, other=0)
+    else:
+        return tl.load(table + block)
 
 
 @device_function
-def pages_at(
-    table: tl.tensor, position: tl.tensor, end: tl.tensor, BLOCK_SIZE: tl.constexpr
+def slots_of(
+    page: tl.tensor,
+    start: tl.tensor,
+    offset: tl.tensor,
+    BLOCK_SIZE: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ) -> tl.tensor:
-    """The blocks that hold positions before ``end``; block 0 for the others."""
-    return tl.load(table + position // BLOCK_SIZE, mask=position < end, other=0)
+    """Where in the cache the tokens at ``start + offset`` lie, by the blocks that hold them."""
+    if ALIGNED:
+        return page * BLOCK_SIZE + offset % BLOCK_SIZE
+    else:
+        return page * BLOCK_SIZE + (start + offset) % BLOCK_SIZE
 
 
 @device_function

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -53,15 +53,14 @@ def default_tiles(dim: int, itemsize: int, group: int) -> Tiles:
     width = triton.next_power_of_2(dim)
     if itemsize == 4:
         return Tiles(DecodeTiles(keys=32), PrefillTiles(64, 32, num_warps=4, num_stages=2))
-    if width > 128:
-        tiles = Tiles(DecodeTiles(keys=32), PrefillTiles(128, 32))
-    elif width > 64:
-        tiles = Tiles()
-    else:
-        tiles = Tiles(DecodeTiles(keys=128), PrefillTiles(128, 128))
     if group > 32:
-        return replace(tiles, decode=DecodeTiles(keys=64, num_warps=8))
-    return tiles
+        keys = 64 if width <= 128 else 32
+        return Tiles(DecodeTiles(keys, num_warps=8), PrefillTiles(128, keys))
+    if width > 128:
+        return Tiles(DecodeTiles(keys=32), PrefillTiles(128, 64, num_stages=2))
+    if width <= 64:
+        return Tiles(DecodeTiles(), PrefillTiles(64, 64, num_warps=4))
+    return Tiles()
 
 
 @lru_cache
