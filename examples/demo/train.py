@@ -2,7 +2,7 @@
 
     python examples/demo/train.py --out trained
 
-writes trained/loramux-demo and /tmp/demo/adapters/NAME, then prints how often each adapter is
+writes trained/loramux-demo and trained/adapters/NAME, then prints how often each adapter is
 exactly right on held-out prompts. It takes about five minutes on one recent GPU. With --keep-base
 the base model in --out is kept and only the adapters named by --adapters are trained.
 """
