@@ -55,18 +55,18 @@ def read_adapter(
         AdapterUnavailableError: if the storage fails.
     """
     directory = Path(path)
-    with _errors_naming(directory):
-        config = parse_config(_read_config(directory))
+    with errors_naming(directory):
+        config = parse_config(read_config(directory))
         _check_base(config, base_names)
         targets = resolve_targets(config, sites)
         _check_rank(targets, max_rank)
-        file = _read_tensors(directory, max_bytes, allow_pickle)
+        file = read_tensors(directory, max_bytes, allow_pickle)
         pairs = pair_tensors(file.tensors, targets, sites, base_parameter)
         return AdapterWeights(file.digest(config.identity()), pairs)
 
 
 @contextmanager
-def _errors_naming(directory: Path) -> Iterator[None]:
+def errors_naming(directory: Path) -> Iterator[None]:
     """Let every error begin with the adapter's path, and storage errors be of the adapter tree."""
     try:
         yield
@@ -79,7 +79,8 @@ def _errors_naming(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_config(directory: Path) -> bytes:
+def read_config(directory: Path) -> bytes:
+    """The bytes of a checkpoint's configuration, at most ``MAX_CONFIG_BYTES``."""
     if not directory.is_dir():
         raise AdapterRefusedError("there is no such directory; check the path of the adapter.")
     file = directory / CONFIG_NAME
@@ -96,7 +97,8 @@ def _read_config(directory: Path) -> bytes:
     return text
 
 
-def _read_tensors(directory: Path, max_bytes: int, allow_pickle: bool) -> TensorFile:
+def read_tensors(directory: Path, max_bytes: int, allow_pickle: bool) -> TensorFile:
+    """The tensors of a checkpoint's directory; a pickle only where it is allowed."""
     safetensors, pickle = directory / SAFETENSORS_NAME, directory / PICKLE_NAME
     if safetensors.is_file():
         return read_safetensors(safetensors, max_bytes)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from loramux.errors import AdapterRefusedError, AdapterUnavailableError
-from loramux.lora.checkpoint.peft_config import CONFIG_NAME, PeftLoraConfig, parse_config
-from loramux.lora.checkpoint.tensor_file import SAFETENSORS_NAME, TensorFile, read_safetensors
+from loramux.errors import AdapterRefusedError
+from loramux.lora.checkpoint.peft_config import PeftLoraConfig, parse_config
+from loramux.lora.checkpoint.reader import errors_naming, read_config, read_tensors
+from loramux.lora.checkpoint.tensor_file import SAFETENSORS_NAME, TensorFile
 from loramux.lora.checkpoint.tensor_names import TensorName, parse_tensor_name
 from loramux.lora.checkpoint.untrusted import first_of, shown
 from loramux.lora.size_limit import DEFAULT_MAX_BYTES
@@ -46,10 +46,9 @@ def summarise_checkpoint(
         AdapterRefusedError: if it is missing, broken, or asks for what loramux does not compute.
         AdapterUnavailableError: if the storage fails.
     """
-    with _errors_naming(directory):
-        config = parse_config(_read(directory, CONFIG_NAME))
-        _check_present(directory, SAFETENSORS_NAME)
-        file = read_safetensors(directory / SAFETENSORS_NAME, max_bytes)
+    with errors_naming(directory):
+        config = parse_config(read_config(directory))
+        file = read_tensors(directory, max_bytes, allow_pickle=False)
         names = _lora_names(file)
         return CheckpointSummary(
             config=config,
@@ -90,30 +89,3 @@ def _ranks(file: TensorFile, names: dict[str, TensorName]) -> Iterator[int]:
             )
         if name.half == "A":
             yield tensor.shape[0]
-
-
-def _read(directory: Path, name: str) -> bytes:
-    _check_present(directory, name)
-    return (directory / name).read_bytes()
-
-
-def _check_present(directory: Path, name: str) -> None:
-    if not directory.is_dir():
-        raise AdapterRefusedError("there is no such directory; check the path of the adapter.")
-    if not (directory / name).is_file():
-        raise AdapterRefusedError(
-            f"{name} is missing; give the directory that PEFT's save_pretrained wrote."
-        )
-
-
-@contextmanager
-def _errors_naming(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except AdapterRefusedError as error:
-        raise AdapterRefusedError(f"{directory}: {error}") from error.__cause__
-    except OSError as error:
-        raise AdapterUnavailableError(
-            f"{directory}: reading the adapter failed ({error.strerror or error}); "
-            "check its storage and try again."
-        ) from error
