@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from loramux_kernels.jit import device_function, kernel
 from loramux_kernels.paged_attention import LayerCache
-from loramux_kernels.triton_attention.jit import device_function, kernel
 
 
 def write_kv(cache: LayerCache, slots: Tensor, keys: Tensor, values: Tensor) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from loramux_kernels.triton_attention.jit import device_function, kernel
+from loramux_kernels.jit import device_function, kernel
 from loramux_kernels.triton_attention.softmax import (
     LOG2_E,
     PRECISION,

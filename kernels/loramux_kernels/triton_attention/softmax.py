@@ -12,8 +12,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from loramux_kernels.jit import device_function
 from loramux_kernels.paged_attention import AttentionOptions
-from loramux_kernels.triton_attention.jit import device_function
 
 _LOG2_E = math.log2(math.e)
 LOG2_E = tl.constexpr(_LOG2_E)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from loramux_kernels.triton_attention.jit import device_function, kernel
+from loramux_kernels.jit import device_function, kernel
 from loramux_kernels.triton_lora.arena import GRANULE
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.sharing import can_overlap, num_multiprocessors, own_share

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 import triton.language as tl
 
-from loramux_kernels.triton_attention.jit import device_function
+from loramux_kernels.jit import device_function
 
 
 @cache
