@@ -35,3 +35,16 @@ class LoRASite:
     in_features: int
     out_features: int
     is_output: bool = False
+
+
+@dataclass(frozen=True)
+class PackedSites:
+    """Sites whose weights lie in one tensor, so that one product computes them all.
+
+    Args:
+        name: dotted path of the product, e.g. ``model.layers.0.self_attn.qkv_proj``.
+        sites: what the product's columns belong to, in order; each takes ``out_features`` of them.
+    """
+
+    name: str
+    sites: tuple[LoRASite, ...]
