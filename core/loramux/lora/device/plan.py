@@ -73,16 +73,26 @@ def plan_rows(
     spans: Iterable[RowSpan], num_rows: int, stack: AdapterStack, device: torch.device
 ) -> LoRAPlan | None:
     """Arrange rows of a batch whose adapters have their slots; None if no row has an adapter."""
-    adapters: dict[ResidentAdapter, AdapterRows] = {}
-    for span in spans:
-        adapters.setdefault(span.adapter, AdapterRows(span.adapter)).spans.append(span)
-    if not adapters:
+    all_rows = _rows_by_adapter(spans)
+    if not all_rows:
         return None
-    grouped, single = _split(list(adapters.values()))
+    grouped, single = _split(all_rows)
     groups: RowGroups | RowRectangle | None = _rectangle(grouped, stack)
     if groups is None and grouped:
         groups = _groups(grouped, num_rows, stack, device)
     return LoRAPlan(groups, [_segment(rows, device) for rows in single])
+
+
+def plan_segments(spans: Iterable[RowSpan], device: torch.device) -> list[AdapterSegment]:
+    """The rows of each adapter, to be computed on their own."""
+    return [_segment(rows, device) for rows in _rows_by_adapter(spans)]
+
+
+def _rows_by_adapter(spans: Iterable[RowSpan]) -> list[AdapterRows]:
+    adapters: dict[ResidentAdapter, AdapterRows] = {}
+    for span in spans:
+        adapters.setdefault(span.adapter, AdapterRows(span.adapter)).spans.append(span)
+    return list(adapters.values())
 
 
 def _split(all_rows: list[AdapterRows]) -> tuple[list[AdapterRows], list[AdapterRows]]:

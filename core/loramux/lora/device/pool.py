@@ -39,6 +39,8 @@ class ResidentAdapter:
 
     adapter: Adapter
     pairs: Mapping[str, ResidentPair]
+    slot: int | None = None
+    """Its row in the table that kernels read, where there is one."""
     ready: torch.cuda.Event | None = None
     references: int = 0
     is_retired: bool = False
