@@ -1,0 +1,105 @@
+"""One layer of the fused decoder: plain tensors, and the order in which they act."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+from loramux.models.fused.rotary import RotaryTable
+from loramux.models.fused.step import FusedStep, StepLoRA
+from loramux_kernels.blocks import (
+    Activation,
+    HeadLayout,
+    RMSNorm,
+    add_rms_norm_,
+    gated_activation,
+    rms_norm,
+    rotate_and_store_,
+)
+from loramux_kernels.paged_attention import AttentionOptions
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Projection:
+    """A product of packed weights, ``[out_features, in_features]``, and its number for adapters."""
+
+    index: int
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor, lora: StepLoRA | None) -> Tensor:
+        """``x W^T + b``, with what adapters add."""
+        y = functional.linear(x, self.weight, self.bias)
+        if lora is not None:
+            lora.add_(self.index, y, x)
+        return y
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Attention:
+    """Attention of one layer.
+
+    Args:
+        cache: key of the layer's cache in ``FusedStep.caches``.
+    """
+
+    cache: int
+    qkv: Projection
+    output: Projection
+    heads: HeadLayout
+    rotary: RotaryTable
+    options: AttentionOptions
+
+    def __call__(self, x: Tensor, step: FusedStep) -> Tensor:
+        """Attend rows ``[rows, hidden_size]``, the same shape out."""
+        qkv = self.qkv(x, step.lora)
+        cache = step.caches[self.cache]
+        rotary = self.rotary
+        queries = rotate_and_store_(
+            qkv, step.positions, rotary.cos, rotary.sin, self.heads, cache, step.slots
+        )
+        attended = step.attend(queries, cache, self.options)
+        return self.output(attended.flatten(1), step.lora)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MLP:
+    """The gated feed-forward part of one layer."""
+
+    gate_up: Projection
+    down: Projection
+    activation: Activation
+
+    def __call__(self, x: Tensor, lora: StepLoRA | None) -> Tensor:
+        """Rows ``[rows, hidden_size]``, the same shape out."""
+        return self.down(gated_activation(self.gate_up(x, lora), self.activation), lora)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FusedLayer:
+    """One layer, from what its first norm returns to what the next norm adds to the residual.
+
+    Args:
+        input_norm: applied by the decoder, in one kernel with the residual sum of the layer before.
+    """
+
+    input_norm: RMSNorm
+    attention: Attention
+    after_attention: RMSNorm | None
+    before_mlp: RMSNorm
+    mlp: MLP
+    after_mlp: RMSNorm | None
+
+    def __call__(self, x: Tensor, residual: Tensor, step: FusedStep) -> Tensor:
+        """Return what is to be added to the residual, which has attention added in place.
+
+        Shapes:
+            x, residual, returns: ``[rows, hidden_size]``.
+        """
+        x = self.attention(x, step)
+        if self.after_attention is not None:
+            x = rms_norm(x, self.after_attention)
+        x = self.mlp(add_rms_norm_(x, residual, self.before_mlp), step.lora)
+        return x if self.after_mlp is None else rms_norm(x, self.after_mlp)

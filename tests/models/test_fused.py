@@ -1,0 +1,110 @@
+"""The fused decoder, logit for logit and token for token, against the model it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from loramux.models.fused.families import FAMILIES as KNOWN
+from tests.models.paged_steps import (
+    CONFIGS,
+    FUSED,
+    LAST_ROWS,
+    NUM_DECODES,
+    Tokens,
+    assert_same,
+    fuse,
+    make_caches,
+    make_model,
+    run_fused,
+    run_model,
+)
+
+
+def run_greedily(run: Callable[[Tokens], Tensor]) -> tuple[list[Tensor], list[list[int]]]:
+    """Prefill, then decode what the logits say: all logits and tokens."""
+    logits = [run(Tokens.prefill())]
+    tokens = [logits[0][LAST_ROWS].argmax(-1).tolist()]
+    for step in range(NUM_DECODES):
+        logits.append(run(Tokens.decode(tokens[-1], step)))
+        tokens.append(logits[-1].argmax(-1).tolist())
+    return logits, tokens
+
+
+@pytest.mark.parametrize("family", FUSED)
+def test_equals_the_transformers_model(family: str) -> None:
+    reference, packed = make_model(CONFIGS[family]()), make_model(CONFIGS[family]())
+    decoder = fuse(packed)
+    caches, fused_caches = make_caches(reference), make_caches(reference)
+    expected, tokens = run_greedily(lambda step: run_model(reference, caches, step))
+    logits, fused_tokens = run_greedily(lambda step: run_fused(decoder, fused_caches, step))
+    assert fused_tokens == tokens
+    assert len({tuple(step) for step in tokens}) > 1
+    for actual, wanted in zip(logits, expected, strict=True):
+        assert_same(actual, wanted)
+    for layer, cache in caches.items():
+        assert_same(fused_caches[layer].keys, cache.keys)
+        assert_same(fused_caches[layer].values, cache.values)
+
+
+def test_every_family_of_the_table_is_held_against_transformers() -> None:
+    assert {CONFIGS[name]().model_type for name in FUSED} == set(KNOWN)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_narrow_weights_round_as_in_transformers(family: str) -> None:
+    """Only the rotation rounds elsewhere."""
+    reference, packed = (make_model(CONFIGS[family](), torch.bfloat16) for _ in range(2))
+    expected = run_model(reference, make_caches(reference), Tokens.prefill())
+    logits = run_fused(fuse(packed), make_caches(reference), Tokens.prefill())
+    assert logits.dtype is torch.bfloat16
+    error = (logits.float() - expected.float()).norm() / expected.float().norm()
+    assert error < 0.02
+
+
+def test_embeddings_are_scaled_to_the_bit_in_narrow_weights() -> None:
+    model = make_model(CONFIGS["gemma3"](), torch.bfloat16)
+    decoder, tokens = fuse(model), Tokens.prefill()
+    inputs: list[Tensor] = []
+
+    class Watch:
+        def add_(self, projection: int, y: Tensor, x: Tensor) -> None:
+            inputs.append(x)
+
+        def add_embedding_(self, y: Tensor, ids: Tensor) -> None:
+            assert torch.equal(y, model.model.embed_tokens.weight[ids])
+
+        def add_output_(self, y: Tensor, x: Tensor) -> None:
+            inputs.append(x)
+
+    run_fused(decoder, make_caches(model), tokens, lora=Watch())
+    embeddings = model.model.embed_tokens(tokens.ids)
+    assert torch.equal(inputs[0], model.model.layers[0].input_layernorm(embeddings))
+    assert len(inputs) == len(decoder.projections) + 1
+
+
+def test_selected_rows_give_their_logits() -> None:
+    model = make_model(CONFIGS["gemma2"]())
+    decoder = fuse(model)
+    every = run_fused(decoder, make_caches(model), Tokens.prefill())
+    rows = torch.tensor([13, 2, 14])
+    selected = run_fused(decoder, make_caches(model), Tokens.prefill(), rows)
+    assert_same(selected, every[rows])
+
+
+def test_shape_of_the_decoder() -> None:
+    decoder = fuse(make_model(CONFIGS["qwen2"]()))
+    assert (decoder.num_layers, decoder.vocab_size, decoder.hidden_size) == (3, 128, 32)
+    layer = "model.layers.1"
+    products = {
+        f"{layer}.self_attn.qkv_proj": [f"{layer}.self_attn.{part}_proj" for part in "qkv"],
+        f"{layer}.self_attn.o_proj": [f"{layer}.self_attn.o_proj"],
+        f"{layer}.mlp.gate_up_proj": [f"{layer}.mlp.gate_proj", f"{layer}.mlp.up_proj"],
+        f"{layer}.mlp.down_proj": [f"{layer}.mlp.down_proj"],
+    }
+    found = {packed.name: [site.name for site in packed.sites] for packed in decoder.projections}
+    assert list(found)[4:8] == list(products)
+    assert {name: found[name] for name in products} == products
