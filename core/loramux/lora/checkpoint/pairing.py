@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +38,8 @@ def pair_tensors(
     targets: Mapping[str, Target],
     sites: Mapping[str, LoRASite],
     base_parameter: BaseParameter | None = None,
+    *,
+    non_finite: Collection[str] = (),
 ) -> dict[str, LowRankPair]:
     """Give every targeted layer its two tensors, and every tensor its layer.
 
@@ -49,6 +50,7 @@ def pair_tensors(
         base_parameter: returns a parameter of the base model by name or raises AttributeError, as
             ``model.get_parameter`` does; with it, copies of base weights in the checkpoint are
             accepted where they are equal to the base model's.
+        non_finite: names of the tensors that hold an infinity or a NaN.
 
     Raises:
         AdapterRefusedError: naming the tensor or layer, if one is missing, left over, misshapen,
@@ -64,7 +66,7 @@ def pair_tensors(
     _check_base_copies(others, base_parameter)
     _check_one_adapter(halves)
     _check_layers(halves, targets, sites)
-    pairs = _pairs(halves, targets)
+    pairs = _pairs(halves, targets, non_finite)
     # Views keep the whole file in memory: wasteful only where it holds more than the pairs.
     return {layer: _cloned(pair) for layer, pair in pairs.items()} if others else pairs
 
@@ -134,7 +136,9 @@ def _check_layers(
         )
 
 
-def _pairs(halves: Iterable[_Half], targets: Mapping[str, Target]) -> dict[str, LowRankPair]:
+def _pairs(
+    halves: Iterable[_Half], targets: Mapping[str, Target], non_finite: Collection[str]
+) -> dict[str, LowRankPair]:
     found: dict[tuple[str, str], _Half] = {}
     for half in halves:
         twin = found.setdefault((half.name.site, half.name.half), half)
@@ -152,19 +156,21 @@ def _pairs(halves: Iterable[_Half], targets: Mapping[str, Target]) -> dict[str, 
             "correct target_modules or save the adapter again."
         )
     return {
-        layer: _pair(target, found[layer, "A"], found[layer, "B"])
+        layer: _pair(target, found[layer, "A"], found[layer, "B"], non_finite)
         for layer, target in targets.items()
     }
 
 
-def _pair(target: Target, a: _Half, b: _Half) -> LowRankPair:
+def _pair(target: Target, a: _Half, b: _Half, non_finite: Collection[str]) -> LowRankPair:
     site = target.site
-    _check_half(a, site, (target.rank, site.in_features))
-    _check_half(b, site, (site.out_features, target.rank))
+    _check_half(a, site, (target.rank, site.in_features), non_finite)
+    _check_half(b, site, (site.out_features, target.rank), non_finite)
     return LowRankPair(a.tensor, b.tensor, target.scaling)
 
 
-def _check_half(half: _Half, site: LoRASite, shape: tuple[int, int]) -> None:
+def _check_half(
+    half: _Half, site: LoRASite, shape: tuple[int, int], non_finite: Collection[str]
+) -> None:
     if half.name.is_embedding != (site.kind is SiteKind.EMBEDDING):
         raise AdapterRefusedError(
             f"tensor {shown(half.key)} is named for another kind of layer than {site.kind}; "
@@ -175,8 +181,7 @@ def _check_half(half: _Half, site: LoRASite, shape: tuple[int, int]) -> None:
             f"tensor {shown(half.key)} has the shape {list(half.tensor.shape)} instead of "
             f"{list(shape)}; check the base model and the fields r and rank_pattern."
         )
-    # Both extremes are finite only if everything is, and they take no copy to find.
-    if not all(math.isfinite(extreme) for extreme in torch.aminmax(half.tensor)):
+    if half.key in non_finite:
         raise AdapterRefusedError(
             f"tensor {shown(half.key)} holds a value that is not finite; train the adapter again."
         )

@@ -61,7 +61,9 @@ def read_adapter(
         targets = resolve_targets(config, sites)
         _check_rank(targets, max_rank)
         file = read_tensors(directory, max_bytes, allow_pickle)
-        pairs = pair_tensors(file.tensors, targets, sites, base_parameter)
+        pairs = pair_tensors(
+            file.tensors, targets, sites, base_parameter, non_finite=file.non_finite
+        )
         return AdapterWeights(file.digest(config.identity()), pairs)
 
 

@@ -53,7 +53,7 @@ def summarise_checkpoint(
         return CheckpointSummary(
             config=config,
             digest=file.digest(config.identity()),
-            num_bytes=file.content.nbytes,
+            num_bytes=file.num_bytes,
             num_tensors=len(file.tensors),
             layers=tuple(dict.fromkeys(name.site for name in names.values())),
             ranks=tuple(sorted(set(_ranks(file, names)))),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from loramux.errors import AdapterRefusedError
+from loramux.lora.checkpoint.finite import Bytes, FloatRuns, holds_non_finite
+from loramux.lora.checkpoint.pieces import FileShortenedError, Pieces, read_pieces
 from loramux.lora.checkpoint.safetensors_header import (
     PREFIX_BYTES,
     TensorEntry,
@@ -25,16 +27,27 @@ PICKLE_NAME = "adapter_model.bin"
 
 @dataclass(frozen=True, eq=False)
 class TensorFile:
-    """One file in memory and the tensors in it, which may be views of its bytes."""
+    """One file in memory and the tensors in it, which may be views of its bytes.
 
-    content: torch.Tensor
+    Args:
+        num_bytes: size of the file.
+        hashes: SHA-256 of the file's header (of nothing where the format has none), then of each
+            piece of what follows, see :data:`PIECE_BYTES`.
+        non_finite: names of the tensors that hold an infinity or a NaN.
+    """
+
+    num_bytes: int
+    hashes: bytes
     tensors: Mapping[str, torch.Tensor]
+    non_finite: Collection[str]
 
     def digest(self, identity: bytes) -> str:
-        """Return the SHA-256 (hex) over an identity and the bytes of the file."""
-        digest = hashlib.sha256(identity + b"\0")
-        digest.update(self.content.numpy().data)
-        return digest.hexdigest()
+        """Return the SHA-256 (hex) over an identity without zero bytes, a zero byte and ``hashes``.
+
+        So it is a tree of SHA-256 over the identity and every byte of the file, the same whatever
+        machine and however many threads computed it.
+        """
+        return hashlib.sha256(identity + b"\0" + self.hashes).hexdigest()
 
 
 def read_safetensors(path: Path, max_bytes: int) -> TensorFile:
@@ -49,8 +62,15 @@ def read_safetensors(path: Path, max_bytes: int) -> TensorFile:
         prefix = file.read(PREFIX_BYTES)
         header = file.read(header_length(prefix, size))
         entries = parse_header(header, size)
-        content = _read(file, path.name, size, read_before=prefix + header)
-    return TensorFile(content, {name: _view(content, entry) for name, entry in entries.items()})
+        origin = PREFIX_BYTES + len(header)
+        runs = FloatRuns.of(entries.values(), origin)
+        pieces = _read(file, path.name, origin, size, runs.may_hold_non_finite)
+    return TensorFile(
+        num_bytes=size,
+        hashes=hashlib.sha256(prefix + header).digest() + pieces.hashes,
+        tensors=_views(torch.from_numpy(pieces.content), entries, origin),
+        non_finite=_non_finite(pieces, entries, origin),
+    )
 
 
 def read_pickle(path: Path, max_bytes: int) -> TensorFile:
@@ -62,15 +82,21 @@ def read_pickle(path: Path, max_bytes: int) -> TensorFile:
     """
     with path.open("rb") as file:
         size = _checked_size(file, path.name, max_bytes)
-        content = _read(file, path.name, size, read_before=b"")
+        pieces = _read(file, path.name, 0, size, lambda content, start: False)
     try:
-        values = torch.load(io.BytesIO(content.numpy().data), map_location="cpu", weights_only=True)
+        values = torch.load(io.BytesIO(pieces.content.data), map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes lead it to
         raise AdapterRefusedError(
             f"{path.name} cannot be read as plain tensors ({type(error).__name__}); "
             f"convert it to {SAFETENSORS_NAME}."
         ) from error
-    return TensorFile(content, _plain_tensors(values, path.name, max_bytes))
+    tensors = _plain_tensors(values, path.name, max_bytes)
+    return TensorFile(
+        num_bytes=size,
+        hashes=hashlib.sha256().digest() + pieces.hashes,
+        tensors=tensors,
+        non_finite={key for key, tensor in tensors.items() if not tensor.isfinite().all()},
+    )
 
 
 def _plain_tensors(values: object, name: str, max_bytes: int) -> dict[str, torch.Tensor]:
@@ -108,19 +134,44 @@ def _checked_size(file: io.BufferedReader, name: str, max_bytes: int) -> int:
     return size
 
 
-def _read(file: io.BufferedReader, name: str, size: int, *, read_before: bytes) -> torch.Tensor:
-    """Read the rest of a file behind what was read before, into one buffer of the whole."""
-    content = torch.empty(size, dtype=torch.uint8)
-    memory = content.numpy().data
-    memory[: len(read_before)] = read_before
-    count = file.readinto(memory[len(read_before) :])
-    if count != size - len(read_before):
-        raise AdapterRefusedError(f"{name} became shorter while it was read; fetch it again.")
-    return content
+def _read(
+    file: io.BufferedReader,
+    name: str,
+    origin: int,
+    size: int,
+    inspect: Callable[[Bytes, int], bool],
+) -> Pieces:
+    """Read a file of ``size`` bytes from ``origin`` on."""
+    try:
+        return read_pieces(file.fileno(), origin, size - origin, inspect)
+    except FileShortenedError as error:
+        raise AdapterRefusedError(
+            f"{name} became shorter while it was read; fetch it again."
+        ) from error
 
 
-def _view(content: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
-    part = content[entry.start : entry.end]
-    if entry.start % entry.dtype.itemsize:
+def _views(
+    content: torch.Tensor, entries: Mapping[str, TensorEntry], origin: int
+) -> dict[str, torch.Tensor]:
+    """The tensors as views of the content, which begins at ``origin`` of the file."""
+    return {name: _view(content, entry, origin) for name, entry in entries.items()}
+
+
+def _view(content: torch.Tensor, entry: TensorEntry, origin: int) -> torch.Tensor:
+    start = entry.start - origin
+    part = content[start : entry.end - origin]
+    if start % entry.dtype.itemsize:
         part = part.clone()  # the format does not promise alignment, torch needs it
     return part.view(entry.dtype).view(entry.shape)
+
+
+def _non_finite(pieces: Pieces, entries: Mapping[str, TensorEntry], origin: int) -> set[str]:
+    """The tensors that hold an infinity or a NaN; they lie at least partly in suspicious pieces."""
+    if not pieces.suspicious:
+        return set()
+    return {
+        name
+        for name, entry in entries.items()
+        if pieces.is_suspicious(entry.start - origin, entry.end - origin)
+        and holds_non_finite(pieces.content[entry.start - origin : entry.end - origin], entry.dtype)
+    }

@@ -1,0 +1,80 @@
+"""A file read, hashed and looked through in pieces, each by one thread while it is in its cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loramux.lora.checkpoint.finite import Bytes
+from loramux.lora.checkpoint.host_buffer import host_buffer
+from loramux.lora.checkpoint.read_threads import share_out
+
+PIECE_BYTES = 2**21
+"""Part of the digest's definition. As large as a large page, so that each is touched by one thread;
+smaller ones would have threads ask for Python's lock more often."""
+
+
+class FileShortenedError(Exception):
+    """The file ended before the bytes it had when it was opened."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """The content of a part of a file.
+
+    Args:
+        content: the bytes.
+        hashes: SHA-256 of each ``PIECE_BYTES`` of them, one after another; the last may be less.
+        suspicious: positions of the pieces that ``inspect`` said yes to.
+    """
+
+    content: Bytes
+    hashes: bytes
+    suspicious: frozenset[int]
+
+    def is_suspicious(self, start: int, end: int) -> bool:
+        """Whether any of the bytes from ``start`` to before ``end`` are in a suspicious piece."""
+        positions = range(start // PIECE_BYTES, -(-end // PIECE_BYTES))
+        return not self.suspicious.isdisjoint(positions)
+
+
+def read_pieces(
+    descriptor: int, origin: int, size: int, inspect: Callable[[Bytes, int], bool]
+) -> Pieces:
+    """Read ``size`` bytes of a file from ``origin`` on, every byte once.
+
+    What is returned is what was hashed and inspected, whatever happens to the file meanwhile.
+
+    Args:
+        inspect: called on several threads with a piece and its offset from ``origin``.
+
+    Raises:
+        FileShortenedError: if the file ends before.
+        OSError: if reading fails.
+    """
+    content = host_buffer(size)
+    hashes = [b""] * -(-size // PIECE_BYTES)
+    suspicious: list[int] = []
+
+    def read(position: int) -> None:
+        start = position * PIECE_BYTES
+        piece = content[start : start + PIECE_BYTES]
+        _fill(piece, descriptor, origin + start)
+        hashes[position] = hashlib.sha256(piece.data).digest()
+        if inspect(piece, start):
+            suspicious.append(position)
+
+    share_out(len(hashes), read)
+    return Pieces(content, b"".join(hashes), frozenset(suspicious))
+
+
+def _fill(piece: Bytes, descriptor: int, offset: int) -> None:
+    """A system call may bring less than was asked for without the file being at its end."""
+    memory, done = piece.data, 0
+    while done < len(memory):
+        count = os.preadv(descriptor, [memory[done:]], offset + done)
+        if count == 0:
+            raise FileShortenedError
+        done += count

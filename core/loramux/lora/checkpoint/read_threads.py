@@ -1,0 +1,66 @@
+"""The threads that all readings of adapters share, besides the one that each reading has."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
+
+from loramux import env
+
+DEFAULT_MAX_THREADS = 8
+"""One core hashes 1.5 to 2 GB/s where it has instructions for it; more gain little over these."""
+
+
+def read_threads() -> int:
+    """Threads that read one adapter: ``LORAMUX_READ_THREADS``, or one a core and at most 8.
+
+    Raises:
+        EnvironmentVariableError: the variable holds no positive number.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return env.read_int("LORAMUX_READ_THREADS", min(DEFAULT_MAX_THREADS, cores or 1), minimum=1)
+
+
+def share_out(count: int, work: Callable[[int], None]) -> None:
+    """Call ``work`` with each of ``0`` to ``count - 1``, on this thread and on idle shared ones.
+
+    The calling thread does what no other takes, so a busy pool slows it down and never stops it.
+
+    Raises:
+        Exception: the first that ``work`` raised on this thread, or else on another; what has not
+            begun by then is left out, and nothing goes on when this returns.
+    """
+    left = deque(range(count))
+
+    def drain() -> None:
+        try:
+            while (position := _taken(left)) is not None:
+                work(position)
+        except BaseException:
+            left.clear()
+            raise
+
+    threads = read_threads()
+    helpers = [_pool(threads).submit(drain) for _ in range(min(threads, count) - 1)]
+    try:
+        drain()
+    finally:
+        started = [helper for helper in helpers if not helper.cancel()]
+        wait(started)
+    for helper in started:
+        helper.result()
+
+
+def _taken(left: deque[int]) -> int | None:
+    try:
+        return left.popleft()
+    except IndexError:  # another thread may take the last one at any moment
+        return None
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="loramux-read")
