@@ -143,3 +143,12 @@ def test_a_rotated_part_that_no_head_has_is_refused(rotary_dim):
 def test_heads_that_cannot_be_shared_out_are_refused():
     with pytest.raises(ValueError, match="4 query heads cannot share 3 key heads"):
         HeadLayout(4, 3, 16, 16, None, None)
+
+
+def test_no_rows():
+    layout = HeadLayout(4, 2, 16, 16, None, None)
+    cache = LayerCache(*torch.zeros(2, 1, 4, 2, 16))
+    none = torch.empty(0, dtype=torch.long)
+    out = rotate_and_store_(torch.empty(0, 128), none, *table(4, 16), layout, cache, none)
+    assert out.shape == (0, 4, 16)
+    assert gated_activation(torch.empty(0, 12), "silu").shape == (0, 6)

@@ -6,6 +6,7 @@ transformers rounds, but for the rotation: its tables stay float32 and it rounds
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional
 from loramux_kernels.blocks.layout import Activation, HeadLayout, RMSNorm
 from loramux_kernels.paged_attention import LayerCache
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
     "gelu_tanh": partial(functional.gelu, approximate="tanh"),
@@ -47,7 +48,8 @@ def rotate_and_store_(
 ) -> Tensor:
     """Rotate, store, return queries; see ``loramux_kernels.blocks.rotate_and_store_``."""
     counts = [layout.num_heads, layout.num_kv_heads, layout.num_kv_heads]
-    queries, keys, values = qkv.unflatten(1, (-1, layout.head_dim)).split(counts, dim=1)
+    heads = qkv.view(qkv.shape[0], sum(counts), layout.head_dim)
+    queries, keys, values = torch.split(heads, counts, dim=1)
     if layout.q_norm is not None:
         queries = rms_norm(queries, layout.q_norm)
     if layout.k_norm is not None:
