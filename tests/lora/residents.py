@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from loramux.lora.adapter import Adapter
-from loramux.lora.device.pool import ResidentAdapter, ResidentPair
+from loramux.lora.device.resident import ResidentAdapter, ResidentPair
 from loramux.lora.fetch.origin import LocalCheckpoint, SourceRevision
 from loramux.lora.site import LoRASite, SiteKind
 

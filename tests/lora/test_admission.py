@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from loramux.lora.adapter import Adapter
 from loramux.lora.device import admission
 from loramux.lora.device.admission import AdapterAdmission
-from loramux.lora.device.pool import ResidentAdapter
+from loramux.lora.device.resident import ResidentAdapter
 from tests.lora.residents import make_adapter
 
 A, B, C, D = (make_adapter(digest) for digest in "abcd")

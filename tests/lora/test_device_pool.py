@@ -11,9 +11,10 @@ import torch
 
 from loramux.errors import AdapterRefusedError
 from loramux.lora.adapter import Adapter
-from loramux.lora.device.pool import DevicePool
+from loramux.lora.device.pool import MAX_FETCHING, DevicePool
+from loramux.lora.device.store import TensorStore
 from loramux.lora.weights import AdapterWeights, LowRankPair
-from tests.lora.residents import CPU, make_adapter
+from tests.lora.residents import make_adapter
 
 TIMEOUT = 10
 
@@ -45,7 +46,7 @@ class Store:
         self.changes.release()
 
     def wait(self) -> None:
-        """Until one more placement has ended."""
+        """Until another thread has brought something."""
         assert self.changes.acquire(timeout=TIMEOUT)
 
 
@@ -62,7 +63,7 @@ def make_pool(store) -> Iterator[Callable[[int], DevicePool]]:
     pools = []
 
     def make(capacity: int) -> DevicePool:
-        pool = DevicePool(store.fetch_later, CPU, torch.float32, capacity, store.on_change)
+        pool = DevicePool(store.fetch_later, TensorStore(torch.float32, capacity), store.on_change)
         pools.append(pool)
         return pool
 
@@ -73,10 +74,29 @@ def make_pool(store) -> Iterator[Callable[[int], DevicePool]]:
 
 
 def place(pool: DevicePool, store: Store, *digests: str) -> None:
+    """Ask for adapters, one by one, until they are here or have failed."""
     for digest in digests:
-        assert pool.prefetch(ADAPTERS[digest])
+        while digest not in pool.resident_digests and digest not in pool._failures:
+            assert pool.prefetch(ADAPTERS[digest])
+            if digest not in pool._failures:
+                store.wait()
+            pool.collect()
+
+
+def fetched(pool: DevicePool, store: Store, digest: str, keep: set[str] = frozenset()) -> bool:
+    """Whether there was room for an adapter when its tensors had come."""
+    has_room = pool.prefetch(ADAPTERS[digest], keep)
+    if digest in pool._coming:
+        pool._coming[digest].weights.result(TIMEOUT)
+        has_room = pool.prefetch(ADAPTERS[digest], keep)
+    return has_room
+
+
+def placed(pool: DevicePool, store: Store, digest: str) -> None:
+    """Until a placement has ended that the engine's thread does not know of yet."""
+    assert fetched(pool, store, digest)
+    while pool._arrived.empty():
         store.wait()
-        pool.collect()
 
 
 def test_an_adapter_arrives_transposed_at_its_true_rank(store, make_pool):
@@ -101,6 +121,9 @@ def test_nothing_is_here_before_it_was_collected(store, make_pool):
     assert pool.get(ADAPTERS["a"]) is None
     store.gate.set()
     store.wait()
+    assert pool.prefetch(ADAPTERS["a"])
+    store.wait()
+    assert pool.get(ADAPTERS["a"]) is None
     pool.collect()
     assert pool.get(ADAPTERS["a"]) is not None
     assert store.fetched == ["a"]
@@ -121,14 +144,14 @@ def test_what_a_sequence_runs_on_is_never_evicted(store, make_pool):
     place(pool, store, "c")
     assert pool.resident_digests == {"a", "c"}
     pool.hold(ADAPTERS["c"])
-    assert not pool.prefetch(ADAPTERS["d"])
+    assert not fetched(pool, store, "d")
     assert pool.resident_digests == {"a", "c"}
 
 
 def test_what_the_caller_keeps_is_not_evicted(store, make_pool):
     pool = make_pool(2)
     place(pool, store, "a", "b")
-    assert not pool.prefetch(ADAPTERS["c"], keep={"a", "b"})
+    assert fetched(pool, store, "c", keep={"a", "b"}) is False
     assert pool.prefetch(ADAPTERS["c"], keep={"a"})
     assert pool.resident_digests == {"a"}
     store.wait()
@@ -136,10 +159,35 @@ def test_what_the_caller_keeps_is_not_evicted(store, make_pool):
 
 def test_adapters_on_their_way_count(store, make_pool):
     pool = make_pool(2)
+    assert fetched(pool, store, "a")
+    assert fetched(pool, store, "b")
+    assert not fetched(pool, store, "c")
+
+
+def test_what_waits_for_room_is_not_fetched_again(store, make_pool):
+    pool = make_pool(1)
+    place(pool, store, "a")
+    pool.hold(ADAPTERS["a"])
+    assert not fetched(pool, store, "b")
+    pool.let_go(ADAPTERS["a"])
+    place(pool, store, "b")
+    assert pool.resident_digests == {"b"}
+    assert store.fetched == ["a", "b"]
+
+
+def test_few_adapters_are_fetched_at_once_and_forgotten_ones_give_way(store, make_pool):
+    pool = make_pool(1)
     store.gate.clear()
-    assert pool.prefetch(ADAPTERS["a"])
-    assert pool.prefetch(ADAPTERS["b"])
-    assert not pool.prefetch(ADAPTERS["c"])
+    many = [make_adapter(f"{number}") for number in range(MAX_FETCHING + 1)]
+    for adapter in many[:-1]:
+        assert pool.prefetch(adapter)
+    assert not pool.prefetch(many[-1]), "all of them are wanted"
+    pool.collect()
+    for adapter in many[1:-1]:
+        assert pool.prefetch(adapter)
+    assert pool.prefetch(many[-1])
+    assert not pool.prefetch(many[0])
+    store.gate.set()
 
 
 def test_a_failure_is_told_once_and_may_be_tried_again(store, make_pool):
@@ -206,6 +254,53 @@ def test_a_request_that_was_waiting_does_not_undo_an_unload(store, make_pool):
     assert [resident.digest for resident in evicted] == ["a"]
     place(pool, store, "a")
     assert pool.resident_digests == {"a"}, "asked for again, it is placed again"
+
+
+def test_what_is_unloaded_on_its_way_does_not_stay_for_requests_that_have_gone(store, make_pool):
+    pool = make_pool(1)
+    evicted = []
+    pool.on_evict = evicted.append
+    placed(pool, store, "a")
+    pool.retire("a")
+    pool._wanted.clear()
+    pool.collect()
+    assert pool.resident_digests == frozenset()
+    assert evicted == [], "it never was here"
+    place(pool, store, "b")
+    assert pool.resident_digests == {"b"}, "its room is free again"
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_what_is_unloaded_on_its_way_serves_who_waits_for_it(store, make_pool, joins):
+    pool = make_pool(1)
+    placed(pool, store, "a")
+    pool.retire("a")
+    pool.collect()
+    assert pool.resident_digests == {"a"}
+    assert pool.prefetch(ADAPTERS["a"]), "the scheduler asks as long as somebody waits"
+    pool.collect()
+    assert pool.resident_digests == {"a"}
+    if joins:
+        pool.hold(ADAPTERS["a"])
+        pool.collect()
+        assert pool.resident_digests == {"a"}
+        pool.let_go(ADAPTERS["a"])
+    else:
+        pool.collect()
+    assert pool.resident_digests == frozenset()
+
+
+def test_what_is_unloaded_while_it_is_fetched_is_not_kept_either(store, make_pool):
+    pool = make_pool(1)
+    store.gate.clear()
+    assert pool.prefetch(ADAPTERS["a"])
+    pool.retire("a")
+    pool.collect()
+    store.gate.set()
+    place(pool, store, "a")
+    assert pool._resident["a"].is_retired
+    pool.collect()
+    assert pool.resident_digests == frozenset()
 
 
 def test_a_panic_while_placing_is_told_like_any_failure(store, make_pool):

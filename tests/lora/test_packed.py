@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loramux.lora.adapter import Adapter
 from loramux.lora.device.packed import PackedLoRA, TorchUpdates
-from loramux.lora.device.pool import ResidentAdapter, ResidentPair
+from loramux.lora.device.resident import ResidentAdapter, ResidentPair
 from loramux.lora.site import LoRASite, PackedSites, SiteKind
 from tests.lora.peft_adapters import make_adapter, peft_deltas
 from tests.lora.reading import MODELS, SITES, read

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loramux.lora.device.plan import LoRAPlan, RowSpan, can_be_grouped, plan_rows
-from loramux.lora.device.pool import ResidentAdapter
+from loramux.lora.device.resident import ResidentAdapter
 from loramux.lora.device.stack import AdapterStack
 from loramux_kernels.lora import RowRectangle
 from tests.lora.residents import CPU, SITES, make_resident

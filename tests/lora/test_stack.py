@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loramux.lora.device.pool import ResidentAdapter
+from loramux.lora.device.resident import ResidentAdapter
 from loramux.lora.device.stack import MAX_IDLE_SHARE, AdapterStack
 from tests.lora.residents import CPU, SITES, make_resident
 

@@ -45,15 +45,13 @@ class KernelUpdates:
         self._prefill = LoRAWork(table, prefill, max_rows, max_rank, slices)
         self._work = self._decode
 
-    def fill(self, spans: Sequence[RowSpan]) -> None:
+    def fill(self, spans: Sequence[RowSpan], *, is_decode: bool) -> None:
         """Name the rows of the step that follows.
 
         Raises:
             ValueError: there are more rows, or larger ranks, than the lists were made for.
         """
-        is_decode = all(span.stop - span.start == 1 for span in spans)
-        fits = len(spans) <= self._decode.max_rows
-        self._work = self._decode if is_decode and fits else self._prefill
+        self._work = self._decode if is_decode else self._prefill
         self._work.fill([(_slot(span), range(span.start, span.stop)) for span in spans])
 
     def add_(self, projection: int, y: Tensor, x: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loramux.lora.adapter import Adapter
 from loramux.lora.device.plan import AdapterSegment, RowSpan, plan_segments
-from loramux.lora.device.pool import ResidentAdapter
+from loramux.lora.device.resident import ResidentAdapter
 from loramux.lora.site import LoRASite, PackedSites, SiteKind
 from loramux_kernels.lora import add_segment_embedding_lora_, add_segment_lora_
 
@@ -21,8 +21,8 @@ AdapterRows = tuple[Adapter | None, int, int]
 class PackedUpdates(Protocol):
     """How the updates of packed projections are computed: by kernels or in torch."""
 
-    def fill(self, spans: Sequence[RowSpan]) -> None:
-        """Name the rows of the step that follows."""
+    def fill(self, spans: Sequence[RowSpan], *, is_decode: bool) -> None:
+        """Name the rows of the step that follows; ``is_decode``: every sequence has one row."""
 
     def add_(self, projection: int, y: Tensor, x: Tensor) -> None:
         """Add the updates to the output of a packed projection, in place."""
@@ -33,8 +33,8 @@ class PackedLoRA:
 
     Filled before each step and handed to the decoder where some row has an adapter. On CUDA the
     packed projections cost two launches each, at fixed addresses and with what they compute read
-    from device memory: a graph captured after ``fill`` with single rows, or with none, serves all
-    later fills with single rows for which ``needs_eager`` is false.
+    from device memory: a graph captured after ``fill`` serves all later fills with the same
+    ``is_decode`` for which ``needs_eager`` is false.
 
     Args:
         sites: every site of the model; those outside ``projections`` are an embedding and the
@@ -76,12 +76,19 @@ class PackedLoRA:
         self.needs_eager = False
         """Whether some adapter changes the embedding or the output, which no graph computes."""
 
-    def fill(self, rows: Sequence[AdapterRows], samples: Sequence[AdapterRows] = ()) -> None:
+    def fill(
+        self,
+        rows: Sequence[AdapterRows],
+        samples: Sequence[AdapterRows] = (),
+        *,
+        is_decode: bool = False,
+    ) -> None:
         """Name the adapters of the step that follows.
 
         Args:
             rows: adapters of all rows of the step, in order.
             samples: adapters of the rows whose logits are computed, in order.
+            is_decode: whether every sequence of the step has one row.
         """
         spans = self._spans(rows)
         self.has_adapters = bool(spans)
@@ -92,7 +99,7 @@ class PackedLoRA:
         if self.needs_eager:
             self._tokens = plan_segments(spans, self._device)
             self._samples = plan_segments(self._spans(samples), self._device)
-        self._updates.fill(spans)
+        self._updates.fill(spans, is_decode=is_decode)
 
     def add_(self, projection: int, y: Tensor, x: Tensor) -> None:
         """Add the updates to a packed projection: y ``[rows, out]``, x ``[rows, in]``."""
@@ -133,7 +140,7 @@ class TorchUpdates:
         self._device = device
         self._segments: list[AdapterSegment] = []
 
-    def fill(self, spans: Sequence[RowSpan]) -> None:
+    def fill(self, spans: Sequence[RowSpan], *, is_decode: bool) -> None:
         """Name the rows of the step that follows."""
         self._segments = plan_segments(spans, self._device)
 

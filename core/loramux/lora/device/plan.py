@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from loramux.lora.device.pool import ResidentAdapter
+from loramux.lora.device.resident import ResidentAdapter
 from loramux.lora.device.stack import AdapterStack
 from loramux_kernels.lora import RowGroups, RowRectangle, RowSegment
 

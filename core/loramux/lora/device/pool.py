@@ -5,85 +5,63 @@ from __future__ import annotations
 import queue
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from loramux.lora.adapter import Adapter
-from loramux.lora.weights import AdapterWeights, LowRankPair
+from loramux.lora.device.resident import ResidentAdapter, ResidentPair
+from loramux.lora.device.store import AdapterStore
+from loramux.lora.weights import AdapterWeights
 
+__all__ = ["DevicePool", "ResidentAdapter", "ResidentPair"]
 
-@dataclass(frozen=True, eq=False)
-class ResidentPair:
-    """One site's update in the layout the kernels read.
+MAX_FETCHING = 8
+"""Adapters on their way to the host for the pool's sake, or there and waiting for room."""
 
-    Shapes:
-        a: ``[in_features, rank]``; b: ``[rank, out_features]``.
-    """
-
-    a: Tensor
-    b: Tensor
-    scaling: float
-
-    @property
-    def rank(self) -> int:
-        return self.b.shape[0]
+PLACING_THREADS = 2
+"""So that one adapter's tensors are gathered while another's cross the bus."""
 
 
 @dataclass(eq=False)
-class ResidentAdapter:
-    """An adapter on the device, at its true ranks, with the number of sequences running on it."""
+class ComingAdapter:
+    """An adapter that has no room yet: its tensors come first, their sizes decide."""
 
     adapter: Adapter
-    pairs: Mapping[str, ResidentPair]
-    slot: int | None = None
-    """Its row in the table that kernels read, where there is one."""
-    ready: torch.cuda.Event | None = None
-    references: int = 0
+    weights: Future[AdapterWeights]
+    resident: ResidentAdapter | None = None
     is_retired: bool = False
-    """To be freed as soon as no sequence runs on it."""
-
-    @property
-    def digest(self) -> str:
-        return self.adapter.digest
-
-    def is_ready(self) -> bool:
-        """Whether its copies have arrived; asked between steps, so that no step waits."""
-        return self.ready is None or bool(self.ready.query())  # type: ignore[no-untyped-call]
 
 
 @dataclass
 class DevicePool:
-    """Owner of "place": copies adapters to the device on a thread of its own.
+    """Owner of "place": brings adapters to the device on threads of its own.
 
-    All methods but the copying itself belong to the engine's thread. ``capacity`` counts
-    adapters; one that a running sequence holds is never evicted.
+    All other methods belong to the engine's thread. How much fits, the store decides; the least
+    recently used adapters make room, never one that a sequence holds.
     """
 
     fetch_weights: Callable[[Adapter], Future[AdapterWeights]]
     """Brings tensors to the host, on threads of its own where they are not there."""
-    device: torch.device
-    dtype: torch.dtype
-    capacity: int
+    store: AdapterStore
     on_change: Callable[[], None] = lambda: None
-    """Called from other threads when there is something for ``collect``."""
+    """Called from other threads when there is something for ``collect`` or ``prefetch``."""
     on_evict: Callable[[ResidentAdapter], None] = lambda resident: None
     """Called on the engine's thread when an adapter leaves the device."""
 
     _resident: OrderedDict[str, ResidentAdapter] = field(default_factory=OrderedDict)
-    _placing: set[str] = field(default_factory=set)
+    _coming: dict[str, ComingAdapter] = field(default_factory=dict)
+    _placing: dict[str, ResidentAdapter] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
-    _arrived: queue.SimpleQueue[tuple[Adapter, ResidentAdapter | BaseException]] = field(
+    _wanted: set[str] = field(default_factory=set)
+    """Digests asked for since the last ``collect``."""
+    _arrived: queue.SimpleQueue[tuple[ResidentAdapter, BaseException | None]] = field(
         default_factory=queue.SimpleQueue
     )
     _to_retire: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
 
     def __post_init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loramux-place")
-        self._stream = _copy_stream(self.device)
+        self._threads = ThreadPoolExecutor(PLACING_THREADS, thread_name_prefix="loramux-place")
 
     @property
     def resident_digests(self) -> frozenset[str]:
@@ -92,40 +70,39 @@ class DevicePool:
     def get(self, adapter: Adapter) -> ResidentAdapter | None:
         """The adapter if it is on the device and complete."""
         resident = self._resident.get(adapter.digest)
-        if resident is None or not resident.is_ready():
-            return None
-        self._resident.move_to_end(adapter.digest)
+        if resident is not None:
+            self._resident.move_to_end(adapter.digest)
         return resident
 
     def prefetch(self, adapter: Adapter, keep: Collection[str] = ()) -> bool:
-        """Start placing an adapter if it is not here; False if every place is taken.
+        """Bring an adapter nearer that is not here; False if there is no room for it now.
 
-        ``keep`` are digests not to be evicted for it, beside those that sequences run on. An
+        Called for every waiting adapter before each step: first its tensors come to the host,
+        then, once their sizes are known, it gets room on the device and is placed.
+
+        ``keep`` are digests not to be evicted for it, beside those that sequences hold. An
         adapter whose failure nobody has taken yet is not tried again: those who wait for it are
         about to be told.
         """
         digest = adapter.digest
+        self._wanted.add(digest)
         if digest in self._resident or digest in self._placing or digest in self._failures:
             return True
-        if not self._make_room(keep):
-            return False
-        self._placing.add(digest)
-        fetched = self.fetch_weights(adapter)
-        fetched.add_done_callback(lambda weights: self._place_later(adapter, weights))
-        return True
+        coming = self._coming.get(digest)
+        if coming is None:
+            if len(self._coming) >= MAX_FETCHING and not self._drop_unwanted():
+                return False
+            coming = self._coming[digest] = self._fetch(adapter)
+        return not coming.weights.done() or self._give_room(coming, keep)
 
     def collect(self) -> None:
         """Take in what other threads have finished or asked for; called between steps."""
         while not self._to_retire.empty():
             self._retire(self._to_retire.get())
+        self._free_unwanted()
         while not self._arrived.empty():
-            adapter, outcome = self._arrived.get()
-            self._placing.discard(adapter.digest)
-            if isinstance(outcome, ResidentAdapter):
-                self._hand_to_main_stream(outcome)
-                self._resident[adapter.digest] = outcome
-            else:
-                self._failures[adapter.digest] = _as_exception(outcome)
+            self._take_in(*self._arrived.get())
+        self._wanted.clear()
 
     def take_failures(self) -> dict[str, Exception]:
         """Placements that failed since last asked, by digest; the next request may try again."""
@@ -133,9 +110,8 @@ class DevicePool:
         return failures
 
     def hold(self, adapter: Adapter) -> None:
-        """Count one more sequence that runs on a resident adapter."""
-        resident = self._resident[adapter.digest]
-        resident.references += 1
+        """Count one more sequence that needs a resident adapter to stay."""
+        self._resident[adapter.digest].references += 1
 
     def let_go(self, adapter: Adapter) -> None:
         """Count one sequence less, and free the adapter if it was waiting for that."""
@@ -144,84 +120,113 @@ class DevicePool:
         self._free_if_retired(resident)
 
     def retire(self, digest: str) -> None:
-        """Free an adapter's memory once no sequence runs on it; may be called on any thread."""
+        """Free an adapter's memory once no sequence needs it; may be called on any thread."""
         self._to_retire.put(digest)
         self.on_change()
 
     def shutdown(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Start no more placements; one that is under way ends by itself."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.store.shutdown()
+
+    def _fetch(self, adapter: Adapter) -> ComingAdapter:
+        weights = self.fetch_weights(adapter)
+        if not weights.done():
+            weights.add_done_callback(lambda _: self.on_change())
+        return ComingAdapter(adapter, weights)
+
+    def _give_room(self, coming: ComingAdapter, keep: Collection[str]) -> bool:
+        """Start placing an adapter whose tensors are on the host; False if there is no room."""
+        digest = coming.adapter.digest
+        try:
+            weights = coming.weights.result()
+            if coming.resident is None:
+                coming.resident = self.store.prepare(coming.adapter, weights)
+        except BaseException as error:  # libraries that panic on other threads raise those
+            self._failures[digest] = _as_exception(error)
+            del self._coming[digest]
+            return True
+        if not self._make_room(coming.resident, keep):
+            return False
+        del self._coming[digest]
+        coming.resident.is_retired = coming.is_retired
+        self._placing[digest] = coming.resident
+        self._threads.submit(self._place, coming.resident, weights)
+        return True
+
+    def _make_room(self, resident: ResidentAdapter, keep: Collection[str]) -> bool:
+        """Evict the least recently used adapters that nobody needs until this one fits."""
+        idle = [
+            digest
+            for digest, held in self._resident.items()
+            if not held.references and digest not in keep
+        ]
+        while not self.store.reserve(resident):
+            if not idle:
+                return False
+            self._evict(idle.pop(0))
+        return True
+
+    def _place(self, resident: ResidentAdapter, weights: AdapterWeights) -> None:
+        """Runs on a placing thread; every outcome is reported to the engine's thread."""
+        started = time.perf_counter()
+        failure: BaseException | None = None
+        try:
+            self.store.fill(resident, weights)
+        except BaseException as error:  # whatever is not reported would be waited for for ever
+            failure = error
+        resident.adapter.load_seconds["place"] = time.perf_counter() - started
+        self._arrived.put((resident, failure))
+        self.on_change()
+
+    def _take_in(self, resident: ResidentAdapter, failure: BaseException | None) -> None:
+        digest = resident.digest
+        del self._placing[digest]
+        if failure is not None:
+            self.store.free(resident)
+            self._failures[digest] = _as_exception(failure)
+        elif resident.is_retired and digest not in self._wanted:
+            self.store.free(resident)
+        else:
+            self.store.publish(resident)
+            self._resident[digest] = resident
+            if resident.is_retired:
+                # Who wanted it may have gone since; the next collect() frees it then.
+                self.on_change()
 
     def _retire(self, digest: str) -> None:
         resident = self._resident.get(digest)
         if resident is not None:
             resident.is_retired = True
             self._free_if_retired(resident)
+        elif digest in self._placing:
+            self._placing[digest].is_retired = True
+        elif digest in self._coming:
+            self._coming[digest].is_retired = True
+
+    def _drop_unwanted(self) -> bool:
+        """Give up one adapter that has no room yet and that nobody has asked for again."""
+        for digest, coming in self._coming.items():
+            if digest not in self._wanted:
+                coming.weights.cancel()
+                del self._coming[digest]
+                return True
+        return False
+
+    def _free_unwanted(self) -> None:
+        """Free what was retired on its way and whose requests have gone since."""
+        for resident in list(self._resident.values()):
+            if resident.is_retired and resident.digest not in self._wanted:
+                self._free_if_retired(resident)
 
     def _free_if_retired(self, resident: ResidentAdapter) -> None:
         if resident.is_retired and not resident.references:
             self._evict(resident.digest)
 
     def _evict(self, digest: str) -> None:
-        self.on_evict(self._resident.pop(digest))
-
-    def _make_room(self, keep: Collection[str]) -> bool:
-        """Evict the least recently used adapters that nobody needs until one more fits."""
-        idle = [
-            digest
-            for digest, held in self._resident.items()
-            if not held.references and digest not in keep
-        ]
-        while len(self._resident) + len(self._placing) >= self.capacity:
-            if not idle:
-                return False
-            self._evict(idle.pop(0))
-        return True
-
-    def _place_later(self, adapter: Adapter, weights: Future[AdapterWeights]) -> None:
-        try:
-            self._thread.submit(self._place, adapter, weights)
-        except RuntimeError as error:  # the pool has been shut down
-            self._arrived.put((adapter, error))
-
-    def _place(self, adapter: Adapter, weights: Future[AdapterWeights]) -> None:
-        """Runs on the placing thread; every outcome is reported to the engine's thread."""
-        outcome: ResidentAdapter | BaseException
-        try:
-            outcome = self._copy(adapter, weights.result())
-        except BaseException as error:  # whatever is not reported would be waited for for ever
-            outcome = error
-        self._arrived.put((adapter, outcome))
-        self.on_change()
-
-    def _copy(self, adapter: Adapter, weights: AdapterWeights) -> ResidentAdapter:
-        started = time.perf_counter()
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
-            pairs = {name: self._to_device(pair) for name, pair in weights.pairs.items()}
-            ready = self._stream.record_event() if self._stream is not None else None
-        adapter.load_seconds["place"] = time.perf_counter() - started
-        return ResidentAdapter(adapter, pairs, ready)
-
-    def _hand_to_main_stream(self, resident: ResidentAdapter) -> None:
-        """Tell the allocator that another stream than the one that allocated reads the tensors."""
-        if self._stream is None:
-            return
-        reader = torch.cuda.current_stream(self.device)
-        for pair in resident.pairs.values():
-            pair.a.record_stream(reader)
-            pair.b.record_stream(reader)
-
-    def _to_device(self, pair: LowRankPair) -> ResidentPair:
-        """Cast and transpose; an embedding keeps ``[vocabulary, rank]``, which is its A too."""
-        a = pair.a.to(self.device, self.dtype).t().contiguous()
-        b = pair.b.to(self.device, self.dtype).t().contiguous()
-        return ResidentPair(a, b, pair.scaling)
-
-
-def _copy_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """A stream beside the one that computes, so that copies hold no step up."""
-    if device.type != "cuda":
-        return None
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        resident = self._resident.pop(digest)
+        self.on_evict(resident)
+        self.store.free(resident)
 
 
 def _as_exception(error: BaseException) -> Exception:

@@ -11,10 +11,13 @@ from torch import nn
 
 from loramux.lora.adapter import Adapter
 from loramux.lora.device.layers import LoRALayers
+from loramux.lora.device.packed import PackedLoRA, TorchUpdates
 from loramux.lora.device.plan import LoRAPlan, RowSpan, can_be_grouped, plan_rows
-from loramux.lora.device.pool import DevicePool, ResidentAdapter
+from loramux.lora.device.pool import DevicePool
+from loramux.lora.device.resident import ResidentAdapter
 from loramux.lora.device.stack import AdapterStack
-from loramux.lora.site import LoRASite
+from loramux.lora.device.store import TensorStore
+from loramux.lora.site import LoRASite, PackedSites
 from loramux.lora.weights import AdapterWeights
 
 RESIDENT_PER_RUNNING = 2
@@ -35,15 +38,20 @@ class LoRARuntime:
         sites: dict[str, LoRASite],
         max_loras: int,
         fetch_weights: Callable[[Adapter], Future[AdapterWeights]],
+        projections: Sequence[PackedSites] | None = None,
     ) -> None:
         parameter = next(model.parameters())
         self._device = parameter.device
-        self.pool = DevicePool(
-            fetch_weights, parameter.device, parameter.dtype, RESIDENT_PER_RUNNING * max_loras
-        )
+        store = TensorStore(parameter.dtype, RESIDENT_PER_RUNNING * max_loras)
+        self.pool = DevicePool(fetch_weights, store)
         self._stack = AdapterStack(sites, parameter.device, parameter.dtype)
         self.pool.on_evict = self._stack.forget
         self._layers = LoRALayers(model, sites, self._stack)
+        self.packed: PackedLoRA | None = None
+        """What a fused decoder with these ``projections`` adds; None for a model without one."""
+        if projections is not None:
+            updates = TorchUpdates(projections, self._device)
+            self.packed = PackedLoRA(projections, sites, self._resident, updates, self._device)
 
     def arrange(self, items: Sequence[Item], adapter_of: AdapterOf[Item]) -> list[Item]:
         """Put the parts of a batch in the order of their adapters' slots, the base model last.

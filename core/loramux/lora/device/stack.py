@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loramux.lora.device.pool import ResidentAdapter
+from loramux.lora.device.resident import ResidentAdapter
 from loramux.lora.site import LoRASite
 
 MAX_IDLE_SHARE = 4
