@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor
 
 from loramux_kernels.triton_lora.arena import GRANULE
+
+RECORD = 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class AdapterTable:
     def __init__(self, arena: Tensor, max_resident: int, num_sites: int) -> None:
         self.arena = arena
         self.records = torch.zeros(
-            (max_resident, num_sites, 4), dtype=torch.int32, device=arena.device
+            (max_resident, num_sites, RECORD), dtype=torch.int32, device=arena.device
         )
         self._placements: list[Mapping[int, PairPlacement]] = [{} for _ in range(max_resident)]
         self._max_ranks = [0] * max_resident
@@ -60,26 +64,40 @@ class AdapterTable:
     def num_sites(self) -> int:
         return self.records.shape[1]
 
-    def put(self, slot: int, placements: Mapping[int, PairPlacement]) -> None:
+    def put(
+        self, slot: int, placements: Mapping[int, PairPlacement], row: Tensor | None = None
+    ) -> None:
         """Name an adapter's placements, by site; in force for what is launched from now on.
+
+        Args:
+            row: what ``encode`` made of the placements, on whatever thread had the time.
 
         Raises:
             ValueError: a matrix is not aligned.
         """
-        row = torch.zeros((self.num_sites, 4), dtype=torch.int32)
+        row = self.encode(placements) if row is None else row
+        self._placements[slot] = dict(placements)
+        self._max_ranks[slot] = max((pair.rank for pair in placements.values()), default=0)
+        self.records[slot].copy_(row, non_blocking=True)
+
+    def encode(self, placements: Mapping[int, PairPlacement]) -> Tensor:
+        """An adapter's records on the host, int32 ``[num_sites, 4]``, pinned for a GPU.
+
+        Raises:
+            ValueError: a matrix is not aligned.
+        """
+        row = array("i", [0]) * (self.num_sites * RECORD)
         for site, pair in placements.items():
             if pair.a % GRANULE or pair.b % GRANULE:
                 raise ValueError(
                     f"the matrices of site {site} lie at elements {pair.a} and {pair.b}: "
                     f"place them at multiples of {GRANULE}."
                 )
-            row[site] = torch.tensor(
-                [pair.a // GRANULE, pair.b // GRANULE, pair.rank, _bits(pair.scaling)],
-                dtype=torch.int32,
-            )
-        self._placements[slot] = dict(placements)
-        self._max_ranks[slot] = max((pair.rank for pair in placements.values()), default=0)
-        self._write(slot, row)
+            record = array("i", (pair.a // GRANULE, pair.b // GRANULE, pair.rank))
+            record.frombytes(struct.pack("f", pair.scaling))
+            row[site * RECORD : (site + 1) * RECORD] = record
+        tensor = torch.frombuffer(row, dtype=torch.int32).view(self.num_sites, RECORD)
+        return tensor.pin_memory() if self.records.is_cuda else tensor
 
     def clear(self, slot: int) -> None:
         """Make the slot's rows those of the base model."""
@@ -99,12 +117,3 @@ class AdapterTable:
         a = self.arena[pair.a : pair.a + pair.rank * in_features].view(pair.rank, in_features)
         b = self.arena[pair.b : pair.b + pair.rank * out_features].view(pair.rank, out_features)
         return a, b, pair.scaling
-
-    def _write(self, slot: int, row: Tensor) -> None:
-        if self.records.is_cuda:
-            row = row.pin_memory()
-        self.records[slot].copy_(row, non_blocking=True)
-
-
-def _bits(value: float) -> int:
-    return int(torch.tensor(value, dtype=torch.float32).view(torch.int32))
