@@ -12,7 +12,8 @@ anybody may open on a public repository; where that matters, list a revision.
 A branch is looked up once in ``LORAMUX_LORA_RESOLVER_HF_REVISION_TTL`` seconds (30), and a commit's
 files once. While the Hub does not answer, adapters come from the local Hugging Face cache, and the
 log says so. Tokens, cache and endpoint are huggingface_hub's: ``HF_TOKEN``, ``HF_HOME``,
-``HF_ENDPOINT``, ``HF_HUB_OFFLINE``.
+``HF_ENDPOINT``, ``HF_HUB_OFFLINE``. What was downloaded here is removed from that cache, the least
+recently used first, to stay within ``LORAMUX_ADAPTER_CACHE_SIZE``; other tools' files never are.
 """
 
 from __future__ import annotations

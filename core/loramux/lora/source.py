@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 FetchProgress = Callable[[int, int], None]
@@ -47,3 +48,15 @@ class AdapterSource(ABC):
             AdapterUnavailableError: the storage could not answer; asking again may help.
             AdapterRefusedError: what is there is no adapter; asking again will not help.
         """
+
+    def held(self, records: Path, max_bytes: int) -> AbstractContextManager[None]:
+        """Entered before ``fetch``, left when the checkpoint has been read.
+
+        Only for a source whose ``fetch`` returns a directory that it keeps itself: meanwhile the
+        files stay there, and what it fetched for loramux stays within a size.
+
+        Args:
+            records: a directory of the disk cache in which to note what was fetched.
+            max_bytes: size of the disk cache.
+        """
+        return nullcontext()

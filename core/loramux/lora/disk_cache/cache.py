@@ -19,6 +19,7 @@ from loramux.logger import get_logger
 from loramux.lora.disk_cache.byte_size import read_byte_size
 from loramux.lora.disk_cache.directory import CacheDirectory, HeldEntry
 from loramux.lora.disk_cache.entry import seal
+from loramux.lora.hub.ledger import HubLedger
 from loramux.lora.source import AdapterSource, FetchProgress
 
 log = get_logger(__name__)
@@ -63,7 +64,8 @@ class DiskCache:
             when first needed.
         max_bytes: evict the least recently used, but none in use, to stay within this size. An
             adapter that does not fit beside those in use is served all the same, and evicted
-            when it is closed.
+            when it is closed. What sources keep elsewhere for loramux is bounded by the same size,
+            and counted apart.
     """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
@@ -144,12 +146,13 @@ class DiskCache:
         self, key: str, claim: HeldEntry, source: AdapterSource, progress: _WatchedProgress
     ) -> CachedCheckpoint:
         directory = claim.path / "fetched"
-        with ExitStack() as undo:
+        with ExitStack() as undo, ExitStack() as hold:
             undo.callback(self._abandon, claim)
             directory.mkdir()
+            hold.enter_context(source.held(self._directory.hub, self.max_bytes))
             found = source.fetch(directory, self._making_room(directory, progress))
             if not found.resolve().is_relative_to(claim.path):
-                return CachedCheckpoint(found)
+                return CachedCheckpoint(found, hold.pop_all().close)
             found.rename(claim.files)
             shutil.rmtree(directory, ignore_errors=True)
             content = seal(claim.path).digest
@@ -167,6 +170,7 @@ class DiskCache:
         try:
             with self._directory.locked() as locked:
                 locked.sweep()
+            HubLedger(self._directory.hub, self.max_bytes).sweep()
         except OSError as error:  # adapters that need no cache can be served all the same
             log.warning("the adapter cache cannot be cleaned up: %s", error)
 

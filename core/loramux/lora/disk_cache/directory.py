@@ -6,6 +6,7 @@
     <directory>/adapters/<content>/   whole adapters, named by the digest of their files
     <directory>/sources/<key>         links from what was asked for to what it holds
     <directory>/incoming/<key>/       adapters being fetched; locked by whoever fetches
+    <directory>/hub/                  what was fetched into the Hugging Face cache; see HubLedger
 
 An adapter appears by one rename, after its files are on the disk. Whoever uses or fetches one
 holds a lock on its manifest, which ends with the process; so nothing that is in use is evicted,
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from loramux.logger import get_logger
 from loramux.lora.disk_cache.entry import FILES, MANIFEST, read_manifest, sync
-from loramux.lora.disk_cache.file_lock import FileLock
+from loramux.lora.disk_cache.file_lock import FileLock, is_held
 
 log = get_logger(__name__)
 
@@ -55,6 +56,7 @@ class CacheDirectory:
         self.adapters = path / "adapters"
         self.sources = path / "sources"
         self.incoming = path / "incoming"
+        self.hub = path / "hub"
 
     def create(self) -> None:
         """Make what is missing of it, for this user alone.
@@ -115,7 +117,7 @@ class LockedDirectory:
         """A place to fetch to, for one at a time; None while another has it."""
         path = self._directory.incoming / key
         if path.exists():
-            if _is_held(path):
+            if is_held(path / MANIFEST):
                 return None
             self.discard(path)
         path.mkdir()
@@ -153,7 +155,7 @@ class LockedDirectory:
         for _, size, path in sorted(entries):
             if total <= limit:
                 break
-            if not _is_held(path):
+            if not is_held(path / MANIFEST):
                 self.discard(path)
                 total -= size
         self._drop_links()
@@ -170,7 +172,7 @@ class LockedDirectory:
         for path in self._directory.incoming.iterdir():
             if path.name.startswith(_TRASH):
                 self.trash.append(path)
-            elif not _is_held(path):
+            elif not is_held(path / MANIFEST):
                 self.discard(path)
 
     def _drop_links(self) -> None:
@@ -187,8 +189,3 @@ def _usage(entry: Path) -> tuple[int, int, Path]:
     if manifest is None:
         return 0, 0, entry
     return (entry / MANIFEST).stat().st_mtime_ns, manifest.size, entry
-
-
-def _is_held(path: Path) -> bool:
-    with FileLock(path / MANIFEST) as lock:
-        return not lock.try_exclusive()

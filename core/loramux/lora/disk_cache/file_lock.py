@@ -58,3 +58,9 @@ class FileLock:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock in any way."""
+    with FileLock(path) as lock:
+        return not lock.try_exclusive()

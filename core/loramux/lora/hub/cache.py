@@ -7,7 +7,6 @@ The cache is huggingface_hub's: ``refs/<branch>`` names the commit that a branch
 from __future__ import annotations
 
 import logging
-import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +14,21 @@ from pathlib import Path
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
+from loramux.lora.hub.snapshot import Snapshot
 from loramux.lora.hub.source import is_commit
 
 log = logging.getLogger(__name__)
 
 
+def snapshot(repo_id: str, commit: str) -> Snapshot:
+    """Where the files of a commit are, or would be."""
+    return Snapshot(_repository(repo_id), commit)
+
+
 def cached_directory(repo_id: str, commit: str, files: Sequence[str]) -> Path | None:
     """The directory of these files at this commit if all of them are there."""
-    paths = [_repository(repo_id) / "snapshots" / commit / file for file in files]
-    # Not Path.is_file, which raises for a name that is too long.
-    return paths[0].parent if all(os.path.isfile(path) for path in paths) else None
+    here = snapshot(repo_id, commit)
+    return here.path(files[0]).parent if all(map(here.has, files)) else None
 
 
 def cached_commit(repo_id: str, revision: str) -> str | None:

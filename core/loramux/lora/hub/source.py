@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
+from loramux.lora.hub.ledger import HubLedger
 from loramux.lora.size_limit import max_adapter_bytes
 from loramux.lora.source import AdapterSource, FetchProgress
 
@@ -122,6 +124,13 @@ class HubSource(AdapterSource):
         from loramux.lora.hub.cache import cached_directory
 
         return cached_directory(self.repo_id, self.commit, self._files())
+
+    def held(self, records: Path, max_bytes: int) -> AbstractContextManager[None]:
+        """Keep its files in the Hugging Face cache; see ``HubLedger``."""
+        from loramux.lora.hub.cache import snapshot
+
+        ledger = HubLedger(records, max_bytes)
+        return ledger.held(snapshot(self.repo_id, self.commit), self._files(), self.num_bytes)
 
     def fetch(self, directory: Path, progress: FetchProgress) -> Path:
         """Bring its two files into the Hugging Face cache, if they are not there already.
