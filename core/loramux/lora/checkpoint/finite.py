@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import groupby, takewhile
+from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
@@ -73,12 +74,10 @@ class FloatRuns:
     @classmethod
     def of(cls, entries: Iterable[TensorEntry], origin: int) -> Self:
         """The runs of tensors that follow one another without gaps, counted from ``origin``."""
-        runs: list[_Run] = []
-        for entry in entries:
-            start, end = entry.start - origin, entry.end - origin
-            if runs and runs[-1].dtype is entry.dtype:
-                start = runs.pop().start
-            runs.append(_Run(entry.dtype, start, end))
+        runs = []
+        for dtype, group in groupby(entries, key=attrgetter("dtype")):
+            members = list(group)
+            runs.append(_Run(dtype, members[0].start - origin, members[-1].end - origin))
         return cls(tuple(runs), all(run.start % run.dtype.itemsize == 0 for run in runs))
 
     def may_hold_non_finite(self, content: Bytes, start: int) -> bool:

@@ -137,8 +137,10 @@ class PatternTable(Generic[Value]):
         self._entries = [(_key(field, key), value) for key, value in table.items()]
 
     def get(self, name: str, default: Value, budget: MatchBudget) -> Value:
-        found = (value for key, value in self._entries if key.matches(name, budget))
-        return next(found, default)
+        for key, value in self._entries:
+            if key.matches(name, budget):
+                return value
+        return default
 
 
 def _key(field: str, key: str) -> LiteralKey | RegexKey:

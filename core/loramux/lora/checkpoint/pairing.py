@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -24,8 +24,7 @@ BaseParameter = Callable[[str], torch.Tensor]
 _CHUNK_ELEMENTS = 2**24
 
 
-@dataclass(frozen=True, eq=False)
-class _Half:
+class _Half(NamedTuple):
     """One tensor of the checkpoint that is half of a pair, under its name there."""
 
     key: str
@@ -176,7 +175,7 @@ def _check_half(
             f"tensor {shown(half.key)} is named for another kind of layer than {site.kind}; "
             "check that the adapter was trained for this model."
         )
-    if tuple(half.tensor.shape) != shape:
+    if half.tensor.shape != shape:
         raise AdapterRefusedError(
             f"tensor {shown(half.key)} has the shape {list(half.tensor.shape)} instead of "
             f"{list(shape)}; check the base model and the fields r and rank_pattern."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from loramux.lora.checkpoint.config_fields import refused
 from loramux.lora.checkpoint.name_pattern import MatchBudget, NamePattern, PatternTable
@@ -20,8 +21,7 @@ _ALL_LINEAR = "all-linear"
 _FIRST_NUMBERED_MODULE = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """One layer that the adapter updates by ``scaling * B @ A`` with matrices of this rank."""
 
     site: LoRASite
@@ -89,7 +89,7 @@ class _Names:
     def match(self, name: str) -> bool:
         if self._pattern is not None:
             return self._pattern.fullmatch(name, self._budget)
-        return any(suffix in self._names for suffix in _suffixes(name))
+        return not self._names.isdisjoint(_suffixes(name))
 
 
 class _Layers:
@@ -127,23 +127,30 @@ def _all_linear(sites: Mapping[str, LoRASite]) -> list[str]:
     ]
 
 
-def _suffixes(name: str) -> Iterator[str]:
-    """Yield the name and what follows each of its dots."""
-    yield name
-    while "." in name:
-        name = name.partition(".")[2]
-        yield name
+@lru_cache(maxsize=8192)  # the names are a base model's, and the same for every adapter
+def _suffixes(name: str) -> tuple[str, ...]:
+    """The name and what follows each of its dots."""
+    parts = name.split(".")
+    return tuple(".".join(parts[start:]) for start in range(len(parts)))
 
 
 def _check_containers(choice: _Choice, sites: Mapping[str, LoRASite]) -> None:
     """Refuse to target a module that only contains layers, as PEFT does."""
-    for name in dict.fromkeys(parent for site in sites for parent in _parents(site)):
-        if name not in sites and choice.includes(name):
+    for name in _containers(tuple(sites)):
+        if choice.includes(name):
             raise refused(
                 "target_modules",
                 f"matches {shown(name)}, which is no single linear or embedding layer; "
                 "name the layers in it",
             )
+
+
+@lru_cache(maxsize=8)  # one base model, but for tests
+def _containers(sites: tuple[str, ...]) -> tuple[str, ...]:
+    """The modules that contain sites and are none."""
+    parents = dict.fromkeys(parent for site in sites for parent in _parents(site))
+    known = frozenset(sites)
+    return tuple(name for name in parents if name not in known)
 
 
 def _parents(name: str) -> Iterator[str]:

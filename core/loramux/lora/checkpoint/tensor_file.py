@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -154,15 +156,27 @@ def _views(
     content: torch.Tensor, entries: Mapping[str, TensorEntry], origin: int
 ) -> dict[str, torch.Tensor]:
     """The tensors as views of the content, which begins at ``origin`` of the file."""
-    return {name: _view(content, entry, origin) for name, entry in entries.items()}
+    typed = {dtype: _as_type(content, dtype) for dtype in {e.dtype for e in entries.values()}}
+    tensors = {}
+    for name, (dtype, shape, start, end) in entries.items():
+        offset, rest = divmod(start - origin, dtype.itemsize)
+        if rest:  # the format does not promise alignment, torch needs it
+            copy = content[start - origin : end - origin].clone()
+            tensors[name] = copy.view(dtype).view(shape)
+        else:
+            tensors[name] = typed[dtype].as_strided(shape, _strides(shape), offset)
+    return tensors
 
 
-def _view(content: torch.Tensor, entry: TensorEntry, origin: int) -> torch.Tensor:
-    start = entry.start - origin
-    part = content[start : entry.end - origin]
-    if start % entry.dtype.itemsize:
-        part = part.clone()  # the format does not promise alignment, torch needs it
-    return part.view(entry.dtype).view(entry.shape)
+def _as_type(content: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The content as far as it is whole numbers of a type."""
+    return content[: content.numel() // dtype.itemsize * dtype.itemsize].view(dtype)
+
+
+@lru_cache(maxsize=256)  # a checkpoint has few shapes, each many times
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a contiguous tensor."""
+    return tuple(math.prod(shape[position + 1 :]) for position in range(len(shape)))
 
 
 def _non_finite(pieces: Pieces, entries: Mapping[str, TensorEntry], origin: int) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PREFIX = "base_model.model."
 
@@ -15,11 +15,10 @@ _LORA_NAME = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class TensorName:
+class TensorName(NamedTuple):
     """What the name of a LoRA tensor says.
 
-    Args:
+    Attributes:
         site: dotted path of the layer in the base model.
         half: ``A`` or ``B``.
         is_embedding: whether it is named as PEFT names the halves of an embedding.
