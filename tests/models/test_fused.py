@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loramux.models.fused.families import FAMILIES as KNOWN
 from tests.models.paged_steps import (
@@ -54,19 +55,24 @@ def test_every_family_of_the_table_is_held_against_transformers() -> None:
     assert {CONFIGS[name]().model_type for name in FUSED} == set(KNOWN)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_narrow_weights_round_as_in_transformers(family: str) -> None:
-    """Only the rotation rounds elsewhere."""
-    reference, packed = (make_model(CONFIGS[family](), torch.bfloat16) for _ in range(2))
-    expected = run_model(reference, make_caches(reference), Tokens.prefill())
-    logits = run_fused(fuse(packed), make_caches(reference), Tokens.prefill())
+@pytest.mark.parametrize("family", FUSED)
+def test_narrow_weights_are_as_near_to_wide_ones_as_in_transformers(family: str) -> None:
+    """Only the rotation rounds elsewhere, so that logits are not the same to the bit."""
+    narrow = make_model(CONFIGS[family](), torch.bfloat16)
+    exact = run_step(copy.deepcopy(narrow).float())
+    error = (run_step(narrow) - exact).norm()
+    logits = run_fused(fuse(narrow), make_caches(narrow), Tokens.prefill())
     assert logits.dtype is torch.bfloat16
-    error = (logits.float() - expected.float()).norm() / expected.float().norm()
-    assert error < 0.02
+    assert (logits - exact).norm() < 1.3 * error
+
+
+def run_step(model: nn.Module) -> Tensor:
+    return run_model(model, make_caches(model), Tokens.prefill())
 
 
 def test_embeddings_are_scaled_to_the_bit_in_narrow_weights() -> None:
     model = make_model(CONFIGS["gemma3"](), torch.bfloat16)
+    model.model.embed_tokens.embed_scale = torch.tensor(32**0.5)  # to be rounded to the weights
     decoder, tokens = fuse(model), Tokens.prefill()
     inputs: list[Tensor] = []
 
