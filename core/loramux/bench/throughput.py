@@ -2,99 +2,175 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from loramux.bench.peft_baseline import PeftBaseline
-from loramux.bench.workload import Workload, adapter_requests
+from loramux.bench import BenchmarkError
+from loramux.bench.ceilings import Ceilings
+from loramux.bench.offline import cache_bytes_per_token, engine_arguments, running
+from loramux.bench.random_adapter import write_adapters
+from loramux.bench.random_model import SHAPES, ModelShape, compute_dtype, write_model
+from loramux.bench.scratch import scratch_directory
+from loramux.bench.settings import Settings
+from loramux.bench.workload import Adapters, Workload, adapter_requests
 from loramux.llm import LLM
 
 WITHOUT = "LoRA off"
-IDLE = "LoRA on, base requests only"
+IDLE = "LoRA on, no request names one"
 PEFT = "PEFT generate, one request at a time"
 
 
 @dataclass(frozen=True)
-class Throughput:
-    """Median tokens per second of a case, and its ratio to the same run without LoRA."""
+class Case:
+    """The best run of a case; ``of_without`` is its tokens per second over those without LoRA.
+
+    Prefill is timed by the same requests with one token to generate; what they take longer for
+    the others is decode. Both are None for PEFT.
+    """
 
     case: str
     tokens_per_second: float
-    ratio: float
+    of_without: float
+    prefill_seconds: float | None
+    decode_tokens_per_second: float | None
+
+
+@dataclass(frozen=True)
+class DecodeBound:
+    """Decode of a batch without LoRA, beside what reading weights and KV cache alone would allow.
+
+    ``bound_tokens_per_second`` takes the copy of the ceilings for the machine's bandwidth.
+    """
+
+    batch: int
+    tokens_per_second: float
+    bound_tokens_per_second: float
+    of_bound: float
 
 
 @dataclass(frozen=True)
 class ThroughputReport:
     """All cases of one run.
 
-    ``peft_agreement`` is the share of requests for which PEFT chose the same tokens, None where
-    PEFT was not run.
+    ``load_seconds`` is how long all adapters took to be loaded for the first time, and
+    ``peft_agreement`` the share of requests for which PEFT chose the same tokens (None: not run).
     """
 
-    rows: list[Throughput]
+    cases: list[Case]
+    decode_bound: DecodeBound
+    load_seconds: float
     peft_agreement: float | None
 
 
-def measure(
-    model: str, adapters: list[Path], workload: Workload, repeats: int, with_peft: bool
-) -> ThroughputReport:
-    """Run every case ``repeats`` times in turn, so that a drifting machine moves them together.
+@dataclass(frozen=True)
+class _Seconds:
+    """The shortest of several runs: all requests to their first token, and to their last."""
 
-    Prefix caching is off: every request is computed in full, every time.
+    prefill: float
+    total: float
+
+    def case(self, name: str, workload: Workload, without: _Seconds) -> Case:
+        later = workload.num_output_tokens - len(workload.prompts)
+        return Case(
+            name,
+            workload.num_output_tokens / self.total,
+            without.total / self.total,
+            self.prefill,
+            later / max(self.total - self.prefill, 1e-9),
+        )
+
+
+def measure_throughput(settings: Settings, ceilings: Ceilings) -> ThroughputReport:
+    """Run every case ``settings.repeats`` times and keep the best.
+
+    Raises:
+        BenchmarkError: PEFT is asked for where loramux makes weights of its own.
     """
-    plain = LLM(model, skip_tokenizer_init=True, enable_prefix_caching=False)
-    lora = LLM(
-        model,
-        skip_tokenizer_init=True,
-        enable_prefix_caching=False,
-        enable_lora=True,
-        max_loras=len(adapters),
-        max_lora_rank=512,
+    shape = SHAPES[settings.shape]
+    if settings.peft and settings.load_format == "dummy":
+        raise BenchmarkError("--peft needs the weights on disk; leave --load-format dummy out.")
+    with scratch_directory(settings.scratch, 0) as scratch:
+        model = write_model(scratch / "model", shape, weights=settings.load_format == "auto")
+        most = max(settings.adapters)
+        adapters = write_adapters(scratch / "adapters", shape, list(settings.ranks), most)
+        return _measure(settings, shape, model, adapters, ceilings)
+
+
+def _measure(
+    settings: Settings, shape: ModelShape, model: Path, adapters: list[Path], ceilings: Ceilings
+) -> ThroughputReport:
+    workload = Workload.random(
+        settings.requests, settings.input_len, settings.output_len, shape.vocab_size
     )
-    requests = adapter_requests(adapters)
-    everybody = [*requests, None]
-    seconds = _time_in_turn(
-        {
-            WITHOUT: lambda: workload.run(plain, [None]),
-            IDLE: lambda: workload.run(lora, [None]),
-            f"1 adapter of {len(adapters)}": lambda: workload.run(lora, [requests[0]]),
-            f"{len(adapters)} adapters and base mixed": lambda: workload.run(lora, everybody),
-        },
-        repeats,
-    )
+    arguments = engine_arguments(settings, shape, max(settings.requests, settings.bound_batch))
+    with running(model, **arguments) as llm:
+        seconds = {WITHOUT: _best(llm, workload, [None], settings.repeats)}
+        bound = _decode_bound(llm, settings, shape, ceilings)
+    lora = {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": max(settings.ranks)}
+    with running(model, **{**lora, **arguments}) as llm:
+        seconds[IDLE] = _best(llm, workload, [None], settings.repeats)
+        requests = adapter_requests(adapters)
+        load_seconds = _load_seconds(llm, requests)
+        for count in settings.adapters:
+            case = f"{count} adapter{'s mixed' * (count > 1)}"
+            seconds[case] = _best(llm, workload, requests[:count], settings.repeats)
+        ours = workload.run(llm, [*requests, None]) if settings.peft else []
+    cases = [one.case(name, workload, seconds[WITHOUT]) for name, one in seconds.items()]
     agreement = None
-    if with_peft:
-        runner = plain.llm_engine.core.runner
-        baseline = PeftBaseline(model, adapters, runner.dtype, str(runner.device))
-        started = time.perf_counter()
-        expected = baseline.run(workload)
-        seconds[PEFT] = [time.perf_counter() - started]
-        ours = [output.outputs[0].token_ids for output in workload.run(lora, everybody)]
-        agreement = sum(a == b for a, b in zip(ours, expected, strict=True)) / len(expected)
-    return ThroughputReport(_rows(seconds, workload.num_output_tokens), agreement)
+    if settings.peft:
+        peft, theirs = _run_peft(model, adapters, workload, cases[0].tokens_per_second)
+        cases.append(peft)
+        agreement = _agreement([output.outputs[0].token_ids for output in ours], theirs)
+    return ThroughputReport(cases, bound, load_seconds, agreement)
 
 
-def _time_in_turn(
-    cases: Mapping[str, Callable[[], object]], repeats: int
-) -> dict[str, list[float]]:
-    """Seconds of each case, after one run of each that does not count."""
-    for run in cases.values():
-        run()
-    seconds: dict[str, list[float]] = {case: [] for case in cases}
-    for _ in range(repeats):
-        for case, run in cases.items():
-            started = time.perf_counter()
-            run()
-            seconds[case].append(time.perf_counter() - started)
-    return seconds
+def _best(llm: LLM, workload: Workload, adapters: Adapters, repeats: int) -> _Seconds:
+    runs = range(repeats)
+    prefill = min(workload.prefill.seconds(llm, adapters) for _ in runs)
+    return _Seconds(prefill, min(workload.seconds(llm, adapters) for _ in runs))
 
 
-def _rows(seconds: Mapping[str, list[float]], num_tokens: int) -> list[Throughput]:
-    medians = {case: statistics.median(times) for case, times in seconds.items()}
-    return [
-        Throughput(case, num_tokens / median, medians[WITHOUT] / median)
-        for case, median in medians.items()
-    ]
+def _load_seconds(llm: LLM, requests: Sequence[Any]) -> float:
+    """One token with each adapter, all at once: the first time that they are needed."""
+    one_each = Workload([[3]] * len(requests), 1)
+    return one_each.seconds(llm, requests)
+
+
+def _decode_bound(
+    llm: LLM, settings: Settings, shape: ModelShape, ceilings: Ceilings
+) -> DecodeBound:
+    batch = settings.bound_batch
+    workload = Workload.random(
+        batch, settings.input_len, settings.output_len, shape.vocab_size, seed=1
+    )
+    best = _best(llm, workload, [None], settings.repeats)
+    case = best.case("", workload, best)
+    weights = shape.num_weights_per_step * compute_dtype().itemsize
+    context = settings.input_len + settings.output_len / 2
+    step_bytes = weights + batch * context * cache_bytes_per_token(shape)
+    bound = batch * ceilings.copy_bytes_per_second / step_bytes
+    assert case.decode_tokens_per_second is not None, "loramux's own cases have both parts"
+    measured = case.decode_tokens_per_second
+    return DecodeBound(batch, measured, bound, measured / bound)
+
+
+def _run_peft(
+    model: Path, adapters: list[Path], workload: Workload, without: float
+) -> tuple[Case, list[list[int]]]:
+    """The adapters and the base model dealt out in turn; once, because it takes so long."""
+    from loramux.bench.peft_baseline import PeftBaseline
+
+    device = "cuda" if compute_dtype().itemsize == 2 else "cpu"
+    baseline = PeftBaseline(str(model), adapters, compute_dtype(), device)
+    started = time.perf_counter()
+    tokens = baseline.run(workload)
+    speed = workload.num_output_tokens / (time.perf_counter() - started)
+    return Case(PEFT, speed, speed / without, None, None), tokens
+
+
+def _agreement(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> float:
+    same = sum(list(a) == list(b) for a, b in zip(ours, theirs, strict=True))
+    return same / len(theirs)

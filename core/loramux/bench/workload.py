@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +14,9 @@ from loramux.llm import LLM
 from loramux.lora.request import LoRARequest
 from loramux.outputs import RequestOutput
 from loramux.sampling_params import SamplingParams
+
+Adapters = Sequence[LoRARequest | None]
+"""Dealt out to requests in turn; None is the base model."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,26 @@ class Workload:
         return len(self.prompts) * self.output_len
 
     @property
+    def prefill(self) -> Workload:
+        """The same requests up to their first token."""
+        return replace(self, output_len=1)
+
+    @property
     def sampling_params(self) -> SamplingParams:
         return SamplingParams(temperature=0, max_tokens=self.output_len, ignore_eos=True)
 
-    def run(self, llm: LLM, adapters: list[LoRARequest | None]) -> list[RequestOutput]:
-        """All requests at once, adapters dealt out in turn (None is the base model)."""
+    def run(self, llm: LLM, adapters: Adapters) -> list[RequestOutput]:
+        """All requests at once."""
         dealt = [adapters[i % len(adapters)] for i in range(len(self.prompts))]
         prompts: list[Prompt] = [{"prompt_token_ids": prompt} for prompt in self.prompts]
         return llm.generate(prompts, self.sampling_params, lora_request=dealt, use_tqdm=False)
 
+    def seconds(self, llm: LLM, adapters: Adapters) -> float:
+        """How long ``run`` takes."""
+        started = time.perf_counter()
+        self.run(llm, adapters)
+        return time.perf_counter() - started
 
-def adapter_requests(directories: list[Path]) -> list[LoRARequest]:
+
+def adapter_requests(directories: Sequence[Path]) -> list[LoRARequest]:
     return [LoRARequest(d.name, i, str(d)) for i, d in enumerate(directories, start=1)]

@@ -4,69 +4,201 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loramux.cli import COMMANDS
+
 if TYPE_CHECKING:
-    from loramux.bench.throughput import ThroughputReport
+    from loramux.bench.settings import Settings
+
+DESCRIPTION = """\
+Measure what adapters cost, on a random model: nothing is downloaded.
+
+  throughput  tokens per second without LoRA, and with 1, 8 and 32 adapters in every batch
+  cold        time to the first token of the base model, of a warm adapter, of one never seen
+  storm       what running streams notice while adapters are asked for beside them
+  memory      device memory of an adapter, start of a server, more adapters than fit
+  model       write the random model to a directory, to serve it with something else
+
+Without a name, the first four run one after the other. cold and storm talk to an OpenAI-compatible
+server over HTTP: one they start themselves, or the one at --base-url.
+"""
+
+EXAMPLES = """\
+examples:
+  loramux bench                                     all of it, small enough for a CPU
+  loramux bench --shape llama-3.1-8b --load-format dummy --json figures.json
+  loramux bench storm --shape llama-3.1-8b --load-format dummy --quick
+  loramux bench cold --shape llama-3.1-8b --base-url http://127.0.0.1:8000 --model base \\
+      --adapters-dir /srv/adapters                  a server that runs already
+"""
+
+CHOICES = ("all", "throughput", "cold", "storm", "memory", "model")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
-    """Add the command; its parser carries :func:`run` as ``args.run``."""
+    """Add the command."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bench",
-        help="measure throughput with adapters against the same engine without, and against PEFT",
-        description=(
-            "Run the same requests without LoRA, with adapters mixed in every batch, and one at a "
-            "time through PEFT, on a random model; print tokens per second and the ratios."
-        ),
+        help=COMMANDS["bench"],
+        usage="loramux bench [throughput | cold | storm | memory | model] [options]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--shape", default="tiny", help="tiny or llama-3.1-8b (default: tiny)")
-    parser.add_argument("--num-adapters", type=int, default=8, help="adapters in the mix")
-    parser.add_argument("--ranks", default="8,16", help="ranks dealt out to the adapters")
-    parser.add_argument("--num-requests", type=int, default=36)
-    parser.add_argument("--input-len", type=int, default=64, help="prompt tokens of a request")
-    parser.add_argument("--output-len", type=int, default=64, help="output tokens of a request")
-    parser.add_argument("--repeats", type=int, default=3, help="counted runs of each case")
-    parser.add_argument("--no-peft", action="store_true", help="leave PEFT out")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "benchmark", nargs="?", choices=CHOICES, default="all", help=argparse.SUPPRESS
+    )
+    parser.set_defaults(parser_error=parser.error)
+    _add_general(parser)
+    _add_throughput(parser.add_argument_group("throughput"))
+    _add_streams(parser.add_argument_group("cold and storm"))
+    _add_memory(parser.add_argument_group("memory"))
+    _add_server(parser.add_argument_group("a server that runs already (cold and storm)"))
     return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
-    from loramux.bench.random_model import SHAPES, write_adapter, write_model
-    from loramux.bench.throughput import measure
-    from loramux.bench.workload import Workload
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print; 1 if one of several could not be made.
 
-    if args.shape not in SHAPES:
-        raise SystemExit(f"--shape must be one of {', '.join(SHAPES)}, got {args.shape!r}.")
-    shape = SHAPES[args.shape]
-    ranks = [int(rank) for rank in args.ranks.split(",")]
-    with tempfile.TemporaryDirectory(prefix="loramux-bench-") as scratch:
-        model = write_model(Path(scratch) / "model", shape)
-        adapters = [
-            write_adapter(Path(scratch) / f"adapter-{i}", shape, ranks[i % len(ranks)], seed=i)
-            for i in range(args.num_adapters)
-        ]
-        workload = Workload.random(
-            args.num_requests, args.input_len, args.output_len, shape.vocab_size
+    The ceilings are those that the first of them measured.
+    """
+    settings = _settings(arguments)
+    if arguments.benchmark == "model":
+        return _write_model(arguments, settings)
+    from loramux.bench.run import failed, run_benchmark, run_each
+
+    every = arguments.benchmark == "all"
+    reports = run_each(settings) if every else [run_benchmark(arguments.benchmark, settings)]
+    merged: dict[str, Any] = {}
+    for report in reports:
+        _print_new(report, merged, arguments.json)
+        merged = {**report, **merged}
+        if arguments.json not in (None, "-"):
+            Path(arguments.json).write_text(_as_json(merged), encoding="utf-8")
+    if arguments.json == "-":
+        print(_as_json(merged), end="")
+    return int(failed(merged))
+
+
+def _print_new(report: Mapping[str, Any], known: Mapping[str, Any], json_file: str | None) -> None:
+    """The sections that are not known yet: a long run shows each as soon as it is there."""
+    from loramux.bench.report import table
+
+    if json_file != "-":
+        new = {name: section for name, section in report.items() if name not in known}
+        print(table(new) + "\n", flush=True)
+
+
+def _as_json(report: Mapping[str, Any]) -> str:
+    return json.dumps(report, indent=2) + "\n"
+
+
+def _add_general(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--shape", default="tiny", metavar="NAME",
+        help="of the model: tiny, or llama-3.1-8b for a GPU; the other defaults go with it "
+        "(default: tiny)")  # fmt: skip
+    add("--load-format", choices=("auto", "dummy"), default="auto",
+        help="auto writes the model's weights to disk and reads them, dummy makes them where they "
+        "are needed (default: auto)")  # fmt: skip
+    add("--quick", action="store_true",
+        help="a quarter of the time and of the samples, every throughput once")  # fmt: skip
+    add("--json", metavar="FILE", help="write the figures as JSON, too; - prints JSON only")
+    add("--scratch", type=Path, metavar="DIR",
+        help="where models and adapters are written for the time being")  # fmt: skip
+    add("--engine-args", type=_json_object, default={}, metavar="JSON",
+        help='more arguments for every engine, like {"max_num_batched_tokens": 8192}')  # fmt: skip
+    add("--output", type=Path, metavar="DIR", help="where loramux bench model writes")
+    add("--input-len", type=int, metavar="INT", help="prompt tokens of a request (64, or 512)")
+
+
+def _add_throughput(group: Any) -> None:
+    add = group.add_argument
+    add("--requests", type=int, metavar="INT", help="all sent at once (32, or 256)")
+    add("--output-len", type=int, metavar="INT", help="output tokens of a request (32, or 128)")
+    add("--repeats", type=int, metavar="INT", help="runs of each case; the best counts (3)")
+    add("--adapters", type=_integers, metavar="LIST",
+        help="how many are mixed, a case each (1,8,32)")  # fmt: skip
+    add("--ranks", type=_integers, metavar="LIST", help="dealt out to the adapters (16)")
+    add("--bound-batch", type=int, metavar="INT",
+        help="requests of the decode that is held against its bound (16, or 64)")  # fmt: skip
+    add("--peft", action="store_true",
+        help="the same requests through PEFT, one at a time; takes long")  # fmt: skip
+
+
+def _add_streams(group: Any) -> None:
+    add = group.add_argument
+    add("--streams", type=int, metavar="INT", help="base requests that run beside (4, or 16)")
+    add("--seconds", type=float, metavar="SECONDS", help="length of each phase (5, or 20)")
+    add("--samples", type=int, metavar="INT", help="requests of each kind in cold (20)")
+    add("--rates", type=_numbers, metavar="LIST",
+        help="adapters asked for each second in storm, a phase each (1,4, or 5,20)")  # fmt: skip
+    add("--unknown-rate", type=float, metavar="NUMBER",
+        help="names of no adapter asked for each second (4, or 20)")  # fmt: skip
+    add("--warm-adapters", type=int, metavar="INT",
+        help="resident adapters that storm asks for in turn (4, or 16)")  # fmt: skip
+    add("--answer-len", type=int, metavar="INT", help="output tokens of those requests (8)")
+
+
+def _add_memory(group: Any) -> None:
+    add = group.add_argument
+    add("--num-adapters", type=int, metavar="INT", help="that requests are drawn from (1000)")
+    add("--resident", type=int, metavar="INT",
+        help="that have room on the device (8, or 64)")  # fmt: skip
+    add("--power-law-requests", type=int, metavar="INT", help="requests drawn (64, or 512)")
+    add("--rank", type=int, metavar="INT", help="of all adapters but throughput's (16)")
+    add("--max-loras", type=int, metavar="INT", help="adapters in one batch (32)")
+
+
+def _add_server(group: Any) -> None:
+    add = group.add_argument
+    add("--base-url", metavar="URL", help="like http://127.0.0.1:8000, with /v1 or without")
+    add("--api-key", metavar="KEY", help="if the server wants one")
+    add("--model", metavar="NAME", help="the base model's name there")
+    add("--adapters-dir", type=Path, metavar="DIR",
+        help="where that server looks for adapters; new ones are written there and removed "
+        "afterwards")  # fmt: skip
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    from dataclasses import fields
+
+    from loramux.bench.settings import SHAPE_NAMES, Settings, settings_for
+
+    if arguments.shape not in SHAPE_NAMES:
+        arguments.parser_error(
+            f"--shape must be one of {', '.join(SHAPE_NAMES)}, got {arguments.shape!r}"
         )
-        report = measure(str(model), adapters, workload, args.repeats, not args.no_peft)
-    print(json.dumps(asdict(report), indent=2) if args.json else _table(report))
+    names = {field.name for field in fields(Settings)} - {"shape"}
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    return settings_for(arguments.shape, quick=arguments.quick, **given)
+
+
+def _write_model(arguments: argparse.Namespace, settings: Settings) -> int:
+    from loramux.bench.random_model import SHAPES, write_model
+
+    if arguments.output is None:
+        arguments.parser_error("loramux bench model needs --output DIR")
+    weights = settings.load_format == "auto"
+    write_model(arguments.output, SHAPES[settings.shape], weights=weights)
+    print(arguments.output)
     return 0
 
 
-def _table(report: ThroughputReport) -> str:
-    width = max(len(row.case) for row in report.rows)
-    lines = [f"{'case':{width}}  {'tokens/s':>10}  {'of LoRA off':>11}"]
-    lines += [
-        f"{row.case:{width}}  {row.tokens_per_second:10.0f}  {row.ratio:11.2f}"
-        for row in report.rows
-    ]
-    if report.peft_agreement is not None:
-        lines.append(f"PEFT chose the same tokens for {report.peft_agreement:.0%} of the requests.")
-    return "\n".join(lines)
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    return value
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
