@@ -113,6 +113,15 @@ class SamplingParams:
         """Whether every token is the likeliest one, without a draw."""
         return self.temperature == 0.0
 
+    @property
+    def has_penalties(self) -> bool:
+        """Whether a token's chance depends on the tokens before it."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.frequency_penalty != 0.0
+            or self.presence_penalty != 0.0
+        )
+
     def _check_distribution(self) -> None:
         self.presence_penalty = check.real("presence_penalty", self.presence_penalty, -2.0, 2.0)
         self.frequency_penalty = check.real("frequency_penalty", self.frequency_penalty, -2.0, 2.0)

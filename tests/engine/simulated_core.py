@@ -17,7 +17,8 @@ from loramux.engine import core as core_module
 from loramux.engine.args import EngineArgs
 from loramux.engine.core import EngineCore
 from loramux.engine.messages import CoreOutput
-from loramux.engine.running.model_runner import ChunkResult
+from loramux.engine.running.launched_step import LaunchedStep
+from loramux.engine.sampling.sampler import HostTokens
 from loramux.engine.scheduling.scheduler import Chunk
 from loramux.engine.scheduling.sequence import Sequence as EngineSequence
 from loramux.lora.adapter import Adapter
@@ -111,15 +112,23 @@ class SimulatedRunner:
             [None] * args.block_size for _ in range(self.num_blocks)
         ]
         self.num_steps = 0
+        self.overlaps = bool(args.async_scheduling)
+        self.latest: list[int] = []
+        self.rows: dict[EngineSequence, int] = {}
 
-    def execute(self, chunks: list[Chunk], fresh_blocks: list[int]) -> list[ChunkResult]:
+    def launch(self, chunks: list[Chunk], fresh_blocks: list[int]) -> LaunchedStep:
+        """Compute at once; what is launched is told only when it is waited for."""
         self.num_steps += 1
         self._check_limits(chunks)
         for block in fresh_blocks:
             self.cells[block] = [None] * self.args.block_size
         for chunk in chunks:
             self._write(chunk)
-        return [self._result(chunk) for chunk in chunks]
+        sampled = [self._sample(chunk) for chunk in chunks if chunk.samples]
+        self._check_pasts(chunks)
+        self.latest = sampled
+        tokens = HostTokens(sampled, [None] * len(sampled), [])
+        return LaunchedStep(chunks, lambda: tokens, dict)
 
     def _check_limits(self, chunks: list[Chunk]) -> None:
         assert 0 < len(chunks) <= self.args.max_num_seqs
@@ -129,24 +138,32 @@ class SimulatedRunner:
         assert len(adapters) <= self.args.max_loras
         assert all(self.pool.get(adapter) is not None for adapter in adapters)
 
+    def _tokens(self, chunk: Chunk, end: int) -> list[int]:
+        """Tokens of the chunk's sequence, the one in flight looked up where a device would."""
+        sequence = chunk.sequence
+        known = sequence.tokens(0, min(end, sequence.num_known_tokens))
+        assert end - len(known) <= 1, "at most one token is in flight when a step is launched"
+        return known if end == len(known) else [*known, self.latest[self.rows[sequence]]]
+
     def _write(self, chunk: Chunk) -> None:
         sequence, size = chunk.sequence, self.args.block_size
-        first = sequence.num_computed_tokens
-        for position in range(first, first + chunk.num_tokens):
+        for position in range(chunk.first, chunk.end):
             cells = self.cells[sequence.block_ids[position // size]]
             assert cells[position % size] is None, "a computed cell is never written again"
-            cells[position % size] = past(sequence.adapter, sequence.tokens(0, position + 1))
+            cells[position % size] = past(sequence.adapter, self._tokens(chunk, position + 1))
 
-    def _result(self, chunk: Chunk) -> ChunkResult:
-        sequence, size = chunk.sequence, self.args.block_size
-        length = sequence.num_computed_tokens + chunk.num_tokens
-        for position in range(length):
-            cell = self.cells[sequence.block_ids[position // size]][position % size]
-            assert cell == past(sequence.adapter, sequence.tokens(0, position + 1))
-        if not chunk.samples:
-            return ChunkResult(chunk)
-        assert length == sequence.num_tokens
-        return ChunkResult(chunk, next_token(sequence.adapter, sequence.tokens(0, length)))
+    def _check_pasts(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            sequence, size = chunk.sequence, self.args.block_size
+            for position in range(chunk.end):
+                cell = self.cells[sequence.block_ids[position // size]][position % size]
+                assert cell == past(sequence.adapter, self._tokens(chunk, position + 1))
+        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        self.rows = {sequence: place for place, sequence in enumerate(sampling)}
+
+    def _sample(self, chunk: Chunk) -> int:
+        assert chunk.end == chunk.sequence.num_tokens
+        return next_token(chunk.sequence.adapter, self._tokens(chunk, chunk.end))
 
 
 @dataclass

@@ -27,7 +27,7 @@ def compute(cache: KVCacheManager, computed: Sequence, num_tokens: int | None = 
     num_tokens = num_tokens or computed.num_uncomputed_tokens
     assert cache.grow(computed, num_tokens)
     computed.num_computed_tokens += num_tokens
-    cache.publish_computed(computed)
+    cache.publish_computed(computed, computed.num_computed_tokens)
 
 
 @pytest.mark.parametrize("length", [1, 3, 4, 5, 8, 11, 12, 13])

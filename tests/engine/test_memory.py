@@ -17,7 +17,7 @@ from tests.engine.world import (
     tokens,
 )
 
-LAYERS, KV_HEADS, HEAD_DIM, FLOAT = 2, 2, 8, 4
+LAYERS, KV_HEADS, HEAD_DIM, FLOAT = 2, 2, 16, 4
 BLOCK_BYTES = LAYERS * KV_HEADS * 2 * HEAD_DIM * FLOAT * BLOCK
 FULL = -(-MAX_MODEL_LEN // BLOCK)
 """Blocks of one sequence as long as may be."""

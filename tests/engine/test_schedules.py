@@ -36,8 +36,12 @@ def play(simulation: Simulation, events: list[tuple]) -> None:
     delay=st.integers(0, 3),
     caching=st.booleans(),
     budget=st.integers(4, 12),
+    gentle=st.sampled_from([1, 3, 256]),
+    overlap=st.booleans(),
 )
-def test_everybody_gets_their_own_tokens(events, num_blocks, max_loras, delay, caching, budget):
+def test_everybody_gets_their_own_tokens(
+    events, num_blocks, max_loras, delay, caching, budget, gentle, overlap
+):
     simulation = Simulation.make(
         num_blocks,
         pool_capacity=2 * max_loras,
@@ -45,6 +49,8 @@ def test_everybody_gets_their_own_tokens(events, num_blocks, max_loras, delay, c
         max_loras=max_loras,
         enable_prefix_caching=caching,
         max_num_batched_tokens=budget,
+        prefill_chunk_size=gentle,
+        async_scheduling=overlap,
     )
     play(simulation, events)
     simulation.check_all_right()
@@ -53,9 +59,18 @@ def test_everybody_gets_their_own_tokens(events, num_blocks, max_loras, delay, c
 
 
 @settings(deadline=None, max_examples=60)
-@given(events=events, max_loras=st.integers(1, 2), broken=st.sets(st.sampled_from("abcd")))
-def test_adapters_that_cannot_be_placed_fail_their_own_sequences(events, max_loras, broken):
-    simulation = Simulation.make(12, pool_capacity=2, delay=1, max_loras=max_loras)
+@given(
+    events=events,
+    max_loras=st.integers(1, 2),
+    broken=st.sets(st.sampled_from("abcd")),
+    overlap=st.booleans(),
+)
+def test_adapters_that_cannot_be_placed_fail_their_own_sequences(
+    events, max_loras, broken, overlap
+):
+    simulation = Simulation.make(
+        12, pool_capacity=2, delay=1, max_loras=max_loras, async_scheduling=overlap
+    )
     simulation.pool.broken = broken
     play(simulation, events)
     simulation.check_all_right()
@@ -64,6 +79,33 @@ def test_adapters_that_cannot_be_placed_fail_their_own_sequences(events, max_lor
         assert simulation.endings[name] in (
             {"error", "abort"} if is_broken else {"length", "abort"}
         )
+
+
+def test_results_are_looked_at_while_the_next_step_runs():
+    simulation = Simulation.make(40, async_scheduling=True)
+    name = simulation.add([0, 1], None, 3)
+    seen = []
+    for _ in range(4):
+        simulation.step()
+        seen.append((simulation.core.runner.num_steps, len(simulation.tokens[name])))
+    assert seen == [(1, 0), (2, 1), (3, 2), (3, 3)], "no step is launched for what is over"
+    simulation.check_all_right()
+
+
+def test_prompts_come_in_small_pieces_beside_a_stream_unless_many_wait():
+    simulation = Simulation.make(100, max_num_batched_tokens=64, prefill_chunk_size=4)
+    simulation.add([0], None, 50)
+    simulation.step()
+    short = simulation.add([1] * 8, None, 1)
+    simulation.step()
+    assert simulation.sequences[short].num_computed_tokens == 4
+    simulation.step()
+    assert simulation.endings[short] == "length"
+    long = simulation.add([2] * 80, None, 1)
+    simulation.step()
+    assert simulation.sequences[long].num_computed_tokens == 80 // 4
+    simulation.drain()
+    simulation.check_all_right()
 
 
 def test_blocks_that_run_out_are_taken_from_who_came_last():

@@ -51,7 +51,7 @@ def save_model(directory: Path) -> Path:
     tokenizer = letter_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=64,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,

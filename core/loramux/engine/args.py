@@ -57,6 +57,22 @@ class EngineArgs:
         choices=("auto", "loramux"),
     )
 
+    model_impl: str = option(
+        "auto",
+        "loramux runs the model through fused blocks where its family is known, transformers "
+        "through its own code; auto is loramux on a GPU and transformers on a CPU",
+        choices=("auto", "loramux", "transformers"),
+    )
+    attention_backend: str = option(
+        "auto",
+        "attention over the paged cache; auto is triton on a GPU and torch elsewhere",
+        choices=("auto", "torch", "triton"),
+    )
+    enforce_eager: bool = option(False, "launch every kernel anew instead of whole CUDA graphs")
+    async_scheduling: bool | None = option(
+        None, "launch a step before the results of the last are looked at; on a GPU unless told"
+    )
+
     block_size: int = option(16, "tokens in one block of the KV cache")
     gpu_memory_utilization: float = option(
         0.9, "share of the GPU's memory that weights, activations and KV cache may fill"
@@ -70,6 +86,11 @@ class EngineArgs:
     enable_prefix_caching: bool = option(True, "keep the KV of finished prompts for reuse")
     max_num_seqs: int = option(256, "sequences that may run at once")
     max_num_batched_tokens: int = option(2048, "tokens one step may compute")
+    prefill_chunk_size: int = option(
+        256,
+        "prompt tokens that a step computes beside running streams while few wait; more when many "
+        "wait, up to max_num_batched_tokens",
+    )
 
     enable_lora: bool = option(False, "serve LoRA adapters")
     max_loras: int = option(1, "adapters that may run in one batch")
@@ -108,7 +129,7 @@ class EngineArgs:
     def _check_ranges(self) -> None:
         for name in (
             "max_model_len", "block_size", "kv_cache_memory_bytes", "num_gpu_blocks_override",
-            "max_num_seqs", "max_num_batched_tokens", "max_loras", "max_lora_rank", "max_cpu_loras",
+            "max_num_seqs", "max_num_batched_tokens", "prefill_chunk_size", "max_loras", "max_lora_rank", "max_cpu_loras",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None:

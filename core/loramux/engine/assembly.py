@@ -72,7 +72,8 @@ def _assemble_lora(args: EngineArgs, loaded: LoadedModel) -> tuple[Materializer,
     max_concurrent = env.read_int("LORAMUX_MAX_CONCURRENT_FETCHES", 8, minimum=1)
     read = _reader(args, loaded, sites)
     materializer = Materializer(read, args.host_cache_size, max_concurrent)
-    lora = LoRARuntime(loaded.model, sites, args.max_loras, materializer.weights_later)
+    projections = None if loaded.decoder is None else loaded.decoder.projections
+    lora = LoRARuntime(loaded.model, sites, args.max_loras, materializer.weights_later, projections)
     materializer.on_replaced = lambda adapter: lora.pool.retire(adapter.digest)
     return materializer, lora
 

@@ -10,7 +10,8 @@ import torch
 
 from loramux.engine.args import EngineArgs
 from loramux.engine.messages import CoreOutput
-from loramux.engine.running.model_runner import ChunkResult, ModelRunner
+from loramux.engine.running.launched_step import ChunkResult, LaunchedStep
+from loramux.engine.running.model_runner import ModelRunner
 from loramux.engine.scheduling.kv_cache import KVCacheManager
 from loramux.engine.scheduling.scheduler import Chunk, Scheduler
 from loramux.engine.scheduling.sequence import Sequence
@@ -25,6 +26,10 @@ log = get_logger(__name__)
 
 class EngineCore:
     """Scheduler, cache and model runner, driven by one thread.
+
+    With ``async_scheduling`` a step is launched before the results of the one before are looked
+    at, so that the device computes while the host schedules and hands out tokens. What the host
+    has not seen yet, the tokens in flight, the device passes on by itself.
 
     Every way a single sequence can fail ends that sequence with an error and no other. Only a
     broken device ends the engine.
@@ -42,8 +47,14 @@ class EngineCore:
             admission = AdapterAdmission(lora.pool, args.max_loras, args.lora_drain_wait_threshold)
             lora.pool.on_change = self.wake
         self.scheduler = Scheduler(
-            self.cache, admission, args.max_num_seqs, args.max_num_batched_tokens
+            self.cache,
+            admission,
+            args.max_num_seqs,
+            args.max_num_batched_tokens,
+            args.prefill_chunk_size,
         )
+        self._overlaps = self.runner.overlaps
+        self._launched: LaunchedStep | None = None
         self._sequences: dict[str, Sequence] = {}
         self._woken = threading.Event()
 
@@ -63,15 +74,21 @@ class EngineCore:
                 self.scheduler.discard(sequence)
 
     def step(self) -> list[CoreOutput]:
-        """Run the model once over whatever can run, and tell what it brought.
+        """Launch the model over whatever can run, and tell what the latest results brought.
 
         Raises:
             EngineDeadError: the device is broken; no further step can succeed.
         """
+        outputs = self._collect() if self._must_see_tokens() else []
         chunks = self.scheduler.schedule()
-        outputs = [self._fail(s, error) for s, error in self.scheduler.take_unplaceable()]
-        if chunks:
-            outputs += self._run(chunks)
+        outputs += [self._fail(s, error) for s, error in self.scheduler.take_unplaceable()]
+        launched = self._launch(chunks, outputs) if chunks else None
+        outputs += self._collect()
+        self._launched = launched
+        if not self._overlaps:
+            outputs += self._collect()
+        if not self._sequences:
+            self._launched = None  # nobody is left who would want its results
         return outputs
 
     def wait_for_change(self, timeout: float) -> None:
@@ -88,12 +105,38 @@ class EngineCore:
         """May be called from any thread."""
         self._woken.set()
 
-    def _run(self, chunks: list[Chunk]) -> list[CoreOutput]:
+    def _must_see_tokens(self) -> bool:
+        """Whether somebody's next step depends on tokens that are still in flight."""
+        return self._launched is not None and any(
+            sequence.needs_known_tokens for sequence in self.scheduler.running
+        )
+
+    def _launch(self, chunks: list[Chunk], outputs: list[CoreOutput]) -> LaunchedStep | None:
+        """Start a step; if that fails, its sequences end and ``outputs`` say so."""
         try:
-            results = self.runner.execute(chunks, self.cache.take_fresh_blocks())
+            launched = self.runner.launch(chunks, self.cache.take_fresh_blocks())
         except Exception as error:
-            return self._fail_step(chunks, error)
-        return [self._advance(result) for result in results]
+            outputs += self._fail_step(chunks, error)
+            return None
+        for chunk in chunks:
+            chunk.sequence.num_computed_tokens = chunk.end
+            chunk.sequence.num_in_flight += chunk.samples
+        return launched
+
+    def _collect(self) -> list[CoreOutput]:
+        """Wait for the step that was launched, and take its results in."""
+        launched, self._launched = self._launched, None
+        if launched is None:
+            return []
+        try:
+            results = launched.wait()
+        except Exception as error:
+            return self._fail_step(launched.chunks, error)
+        return [self._advance(result) for result in results if self._is_here(result.chunk)]
+
+    def _is_here(self, chunk: Chunk) -> bool:
+        """Whether the sequence still runs: it may have ended or gone since the launch."""
+        return self._sequences.get(chunk.sequence.sequence_id) is chunk.sequence
 
     def _fail_step(self, chunks: list[Chunk], error: Exception) -> list[CoreOutput]:
         """End the sequences of a step that raised; the others go on if the device can."""
@@ -101,15 +144,15 @@ class EngineCore:
         if isinstance(error, torch.AcceleratorError):
             raise EngineDeadError(f"The device failed and the engine has ended: {error}") from error
         reason = LoramuxError(f"The step that computed this request failed: {error!r}.")
-        return [self._fail(chunk.sequence, reason) for chunk in chunks]
+        return [self._fail(c.sequence, reason) for c in chunks if self._is_here(c)]
 
     def _advance(self, result: ChunkResult) -> CoreOutput:
         """Take in what a chunk brought, and end its sequence if it is over."""
-        sequence = result.chunk.sequence
-        sequence.num_computed_tokens += result.chunk.num_tokens
+        chunk, sequence = result.chunk, result.chunk.sequence
         if result.is_invalid:
             return self._fail(sequence, _invalid_logits(sequence))
-        self.cache.publish_computed(sequence)
+        if chunk.num_preemptions == sequence.num_preemptions:
+            self.cache.publish_computed(sequence, chunk.end)
         output = CoreOutput(
             sequence_id=sequence.sequence_id,
             new_token_ids=[],
@@ -124,6 +167,7 @@ class EngineCore:
     def _append(self, sequence: Sequence, result: ChunkResult, output: CoreOutput) -> None:
         assert result.token_id is not None
         sequence.output_token_ids.append(result.token_id)
+        sequence.num_in_flight -= 1
         output.new_token_ids.append(result.token_id)
         if result.logprobs is not None:
             output.logprobs = [result.logprobs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -9,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from loramux_kernels.paged_attention import (
-    AttentionBatch,
-    AttentionOptions,
-    LayerCache,
-    paged_attention,
-)
+from loramux_kernels.paged_attention import AttentionOptions, LayerCache
 
 ATTENTION_NAME = "loramux_paged"
 """Must not start with ``paged|``, which transformers reserves for its own batching."""
+
+Attend = Callable[[Tensor, LayerCache, AttentionOptions], Tensor]
+"""Attends queries ``[num_rows, num_heads, head_dim]`` of one step to a layer's cache; returns
+``[num_rows, num_heads, value_dim]``."""
+Store = Callable[[LayerCache, Tensor, Tensor, Tensor], None]
+"""Stores at slots ``[num_rows]`` keys and values ``[num_rows, num_kv_heads, dim]``."""
 
 
 @dataclass
@@ -25,7 +27,9 @@ class AttentionContext:
     """Handed to ``model(...)`` as ``attention_context``; reaches every attention layer."""
 
     caches: dict[int, LayerCache]
-    batch: AttentionBatch
+    slots: Tensor
+    store: Store
+    attend: Attend
 
 
 @dataclass
@@ -72,15 +76,15 @@ def attend(
     if isinstance(attention_context, KVShapeProbe):
         return attention_context.record(layer, query, key, value), None
     cache = attention_context.caches[layer]
-    cache.write(attention_context.batch.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
+    attention_context.store(cache, attention_context.slots, keys, values)
     options = AttentionOptions(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=sliding_window,
         softcap=softcap,
         sinks=s_aux,
     )
-    rows = query[0].transpose(0, 1)
-    return paged_attention(rows, cache, attention_context.batch, options)[None], None
+    return attention_context.attend(query[0].transpose(0, 1), cache, options)[None], None
 
 
 AttentionInterface.register(ATTENTION_NAME, attend)

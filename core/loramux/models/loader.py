@@ -17,6 +17,7 @@ from loramux.engine.args import EngineArgs
 from loramux.errors import InvalidRequestError
 from loramux.logger import get_logger
 from loramux.models.attention import ATTENTION_NAME, KVShape, probe_kv_shapes
+from loramux.models.fused import FusedDecoder
 
 log = get_logger(__name__)
 
@@ -34,6 +35,8 @@ class LoadedModel:
     kv_shapes: dict[int, KVShape]
     device: torch.device
     dtype: torch.dtype
+    decoder: FusedDecoder | None = None
+    """The model over packed weights, where it is to run so; shares them with ``model``."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -120,7 +123,24 @@ def load_model(args: EngineArgs, config: Config) -> LoadedModel:
         kv_shapes=kv_shapes,
         device=device,
         dtype=dtype,
+        decoder=_fuse(args, config, model, device),
     )
+
+
+def _fuse(
+    args: EngineArgs, config: Config, model: nn.Module, device: torch.device
+) -> FusedDecoder | None:
+    """The model's fused decoder, None where transformers' own code is to run."""
+    if args.model_impl == "transformers" or (args.model_impl == "auto" and device.type != "cuda"):
+        return None
+    decoder = FusedDecoder.of(model, max_model_len(args, config))
+    if decoder is None and args.model_impl == "loramux":
+        raise InvalidRequestError(
+            f"The model {args.model!r} has no fused form here (the log says why); "
+            "use model_impl 'auto' or 'transformers'.",
+            "model_impl",
+        )
+    return decoder
 
 
 def load_generation_config(args: EngineArgs, config: Config) -> GenerationConfig:

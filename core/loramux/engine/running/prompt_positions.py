@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from loramux.engine.messages import PositionLogprobs
-from loramux.engine.running.step_inputs import ChunkRows
+from loramux.engine.running.step_layout import ChunkRows
 from loramux.engine.sampling.logprobs import prompt_logprobs
 from loramux.engine.scheduling.scheduler import Chunk
 
@@ -27,11 +27,11 @@ class PromptPositions:
         sequence = chunk_rows.chunk.sequence
         if sequence.params.prompt_logprobs is None:
             return None
-        first = max(chunk_rows.first_position, sequence.num_prompt_logprobs)
+        first = max(chunk_rows.chunk.first, sequence.num_prompt_logprobs)
         last = min(chunk_rows.length, len(sequence.prompt_token_ids) - 1)
         if first >= last:
             return None
-        offset = chunk_rows.start - chunk_rows.first_position
+        offset = chunk_rows.start - chunk_rows.chunk.first
         rows = list(range(first + offset, last + offset))
         return cls(chunk_rows.chunk, rows, sequence.prompt_token_ids[first + 1 : last + 1])
 

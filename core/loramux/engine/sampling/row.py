@@ -39,11 +39,7 @@ class SamplingRow:
 
     def __post_init__(self) -> None:
         params = self.params
-        self.has_penalties = (
-            params.repetition_penalty != 1.0
-            or params.frequency_penalty != 0.0
-            or params.presence_penalty != 0.0
-        )
+        self.has_penalties = params.has_penalties
         self.ending_token_ids = tuple(self.eos_token_ids.union(params.stop_token_ids or ()))
 
     @property

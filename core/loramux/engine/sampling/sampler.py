@@ -14,7 +14,7 @@ from loramux.engine.sampling.logprobs import (
     LogprobTensors,
     position_lists,
 )
-from loramux.engine.sampling.transfer import to_host
+from loramux.engine.sampling.transfer import HostCopy
 from loramux.engine.sampling.truncation import truncate_
 
 INVALID_TOKEN_ID = -1
@@ -51,17 +51,31 @@ class SampledTokens:
 
     def to_host(self) -> HostTokens:
         """Copy everything over with a single wait for the device."""
-        request, tensors = self.logprob_request, self.logprobs
-        if request is None or tensors is None:
-            token_ids: list[int] = to_host([self.token_ids])[0].tolist()
-            return HostTokens(token_ids, [None] * len(token_ids), _invalid_rows(token_ids))
-        on_host = to_host([self.token_ids, *tensors.tensors])
-        token_ids = on_host[0].tolist()
+        return self.start_copy().wait()
+
+    def start_copy(self) -> TokensInFlight:
+        """Begin to copy everything over, without waiting for the device."""
+        tensors = [] if self.logprobs is None else self.logprobs.tensors
+        return TokensInFlight(HostCopy([self.token_ids, *tensors]), self.logprob_request)
+
+
+@dataclass(frozen=True, slots=True)
+class TokensInFlight:
+    """The tokens of one step on their way to the host."""
+
+    copy: HostCopy
+    logprob_request: LogprobRequest | None
+
+    def wait(self) -> HostTokens:
+        """The tokens, once the device has them."""
+        first, *others = self.copy.wait()
+        token_ids: list[int] = first.tolist()
         logprobs: list[PositionLogprobs | None] = [None] * len(token_ids)
-        for row, entry in zip(
-            request.rows, position_lists(on_host[1:], request.counts), strict=True
-        ):
-            logprobs[row] = None if token_ids[row] == INVALID_TOKEN_ID else entry
+        if self.logprob_request is not None:
+            request = self.logprob_request
+            entries = position_lists(others, request.counts)
+            for row, entry in zip(request.rows, entries, strict=True):
+                logprobs[row] = None if token_ids[row] == INVALID_TOKEN_ID else entry
         return HostTokens(token_ids, logprobs, _invalid_rows(token_ids))
 
 

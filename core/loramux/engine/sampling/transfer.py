@@ -18,13 +18,30 @@ def to_device(
     return host.pin_memory().to(device, non_blocking=True)
 
 
+class HostCopy:
+    """Tensors on their way to the host; made without waiting for the device."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        on_device = [tensor for tensor in tensors if tensor.is_cuda]
+        self._copies = [_start_copy(tensor) for tensor in tensors]
+        self._event: torch.cuda.Event | None = None
+        if on_device:
+            self._event = torch.cuda.current_stream(on_device[0].device).record_event()
+
+    def wait(self) -> list[Tensor]:
+        """The tensors on the host, once the device is done with them."""
+        if self._event is not None:
+            self._event.synchronize()  # type: ignore[no-untyped-call]
+        return self._copies
+
+
+def _start_copy(tensor: Tensor) -> Tensor:
+    if not tensor.is_cuda:
+        return tensor
+    host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     """All ``tensors`` on the host after a single wait."""
-    if not any(tensor.is_cuda for tensor in tensors):
-        return [tensor.cpu() for tensor in tensors]
-    copies = [
-        torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
-        for tensor in tensors
-    ]
-    torch.cuda.current_stream(tensors[0].device).synchronize()
-    return copies
+    return HostCopy(tensors).wait()

@@ -57,16 +57,16 @@ class KVCacheManager:
         fresh, self._fresh = self._fresh, []
         return fresh
 
-    def publish_computed(self, sequence: Sequence) -> None:
-        """Make the blocks findable that the last step filled."""
+    def publish_computed(self, sequence: Sequence, num_tokens: int) -> None:
+        """Make the blocks findable that the sequence's first ``num_tokens`` tokens have filled."""
         if not self.enable_prefix_caching:
             return
-        num_full = sequence.num_computed_tokens // self.block_size
+        num_full = num_tokens // self.block_size
         if num_full > len(sequence.block_hashes):
             self._extend_hashes(sequence)
         for index in range(sequence.num_published_blocks, num_full):
             self.pool.publish(sequence.block_ids[index], sequence.block_hashes[index])
-        sequence.num_published_blocks = num_full
+        sequence.num_published_blocks = max(sequence.num_published_blocks, num_full)
 
     def free(self, sequence: Sequence) -> None:
         """Give all blocks back, the end of the sequence first: prefixes stay useful longest."""
@@ -88,7 +88,7 @@ class KVCacheManager:
         """Name every full block of the tokens known so far."""
         hashes = sequence.block_hashes
         parent = hashes[-1] if hashes else _root(sequence)
-        for index in range(len(hashes), sequence.num_tokens // self.block_size):
+        for index in range(len(hashes), sequence.num_known_tokens // self.block_size):
             start = index * self.block_size
             tokens = array("q", sequence.tokens(start, start + self.block_size))
             parent = hashlib.blake2b(parent + tokens.tobytes(), digest_size=16).digest()

@@ -10,21 +10,54 @@ from loramux.engine.scheduling.sequence import Sequence
 from loramux.engine.scheduling.waiting_queue import WaitingQueue
 from loramux.lora.device.admission import AdapterAdmission
 
+BACKLOG_STEPS = 4
+"""Prompts that wait are computed in at least so many steps where streams run beside them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Tokens of one sequence to compute in one step, from its first uncomputed one on.
+    """Tokens ``first`` to ``end`` of one sequence, to compute in one step.
 
-    ``samples`` tells that it reaches the last known token, so that the next one can be chosen.
+    ``samples`` tells that it reaches the last token, so that the next one can be chosen.
+    ``num_preemptions`` are those of the sequence so far: after another, the chunk's keys and
+    values are no longer the sequence's.
     """
 
     sequence: Sequence
+    first: int
     num_tokens: int
     samples: bool
+    num_preemptions: int
 
     @classmethod
     def of(cls, sequence: Sequence, num_tokens: int) -> Chunk:
-        return cls(sequence, num_tokens, num_tokens == sequence.num_uncomputed_tokens)
+        """The next tokens of a sequence, from its first uncomputed one on."""
+        samples = num_tokens == sequence.num_uncomputed_tokens
+        first = sequence.num_computed_tokens
+        return cls(sequence, first, num_tokens, samples, sequence.num_preemptions)
+
+    @property
+    def end(self) -> int:
+        return self.first + self.num_tokens
+
+
+class StepBudget:
+    """Tokens that a step may still take in, of all kinds and of prompts."""
+
+    def __init__(self, tokens: int, prompt_tokens: int) -> None:
+        self.tokens = tokens
+        self.prompt_tokens = min(tokens, prompt_tokens)
+
+    def fitting(self, sequence: Sequence) -> int:
+        """How many tokens of a sequence the step has room for."""
+        wanted = sequence.num_uncomputed_tokens
+        return min(wanted, self.tokens if wanted == 1 else self.prompt_tokens)
+
+    def spend(self, chunk: Chunk) -> None:
+        self.tokens -= chunk.num_tokens
+        if not (chunk.samples and chunk.num_tokens == 1):
+            self.prompt_tokens -= chunk.num_tokens
+        self.prompt_tokens = min(self.prompt_tokens, self.tokens)
 
 
 class Scheduler:
@@ -34,6 +67,10 @@ class Scheduler:
     the token budget goes to those who wait, in order of arrival among those whose adapter may
     run. When blocks run out, the sequence that started last gives its blocks back and waits to
     be computed again.
+
+    A step that computes prompts takes longer, and every stream waits for it. Beside running
+    streams, prompts therefore get ``prefill_chunk_size`` tokens of a step while few wait, and more
+    the more there are, so that a long queue is worked off at full speed.
     """
 
     def __init__(
@@ -42,11 +79,13 @@ class Scheduler:
         admission: AdapterAdmission | None,
         max_num_seqs: int,
         max_num_batched_tokens: int,
+        prefill_chunk_size: int,
     ) -> None:
         self.cache = cache
         self.admission = admission
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
+        self.prefill_chunk_size = prefill_chunk_size
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
         self._preempted = False
@@ -62,9 +101,10 @@ class Scheduler:
         """Choose the next step's chunks; empty when nobody can run just now."""
         if self.admission is not None:
             self.admission.begin(self.waiting.adapters())
-        chunks = self._continue_running()
+        budget = StepBudget(self.max_num_batched_tokens, self._prompt_tokens())
+        chunks = self._continue_running(budget)
         if not self._preempted:
-            self._admit_waiting(chunks)
+            self._admit_waiting(chunks, budget)
         return chunks
 
     def discard(self, sequence: Sequence) -> None:
@@ -85,18 +125,27 @@ class Scheduler:
             for sequence in self.waiting.take_line(digest)
         ]
 
-    def _continue_running(self) -> list[Chunk]:
+    def _prompt_tokens(self) -> int:
+        """How many tokens of prompts the next step may compute."""
+        uncomputed = [sequence.num_uncomputed_tokens for sequence in self.running]
+        if 1 not in uncomputed:
+            return self.max_num_batched_tokens
+        backlog = self.waiting.num_tokens + sum(count for count in uncomputed if count > 1)
+        return max(self.prefill_chunk_size, backlog // BACKLOG_STEPS)
+
+    def _continue_running(self, budget: StepBudget) -> list[Chunk]:
         self._preempted = False
         chunks: list[Chunk] = []
-        budget = self.max_num_batched_tokens
         index = 0
-        while index < len(self.running) and budget:
+        while index < len(self.running):
             sequence = self.running[index]
-            num_tokens = min(sequence.num_uncomputed_tokens, budget)
-            if self._grow_or_preempt(sequence, num_tokens):
+            num_tokens = 0 if sequence.awaits_last_token else budget.fitting(sequence)
+            if num_tokens and not self._grow_or_preempt(sequence, num_tokens):
+                continue
+            if num_tokens:
                 chunks.append(Chunk.of(sequence, num_tokens))
-                budget -= num_tokens
-                index += 1
+                budget.spend(chunks[-1])
+            index += 1
         return chunks
 
     def _grow_or_preempt(self, sequence: Sequence, num_tokens: int) -> bool:
@@ -111,11 +160,10 @@ class Scheduler:
                 return False
         return True
 
-    def _admit_waiting(self, chunks: list[Chunk]) -> None:
+    def _admit_waiting(self, chunks: list[Chunk], budget: StepBudget) -> None:
         """Start waiting sequences while tokens, places and blocks last."""
-        budget = self.max_num_batched_tokens - sum(chunk.num_tokens for chunk in chunks)
         heads = [(head.arrival_time, id(head), head) for head in self.waiting.heads()]
-        while heads and budget and len(self.running) < self.max_num_seqs:
+        while heads and budget.prompt_tokens and len(self.running) < self.max_num_seqs:
             sequence = heapq.heappop(heads)[2]
             if self.admission is not None and not self.admission.may_join(sequence.adapter):
                 continue
@@ -123,14 +171,14 @@ class Scheduler:
             if not num_tokens:
                 return
             chunks.append(Chunk.of(sequence, num_tokens))
-            budget -= num_tokens
+            budget.spend(chunks[-1])
             if (follower := self.waiting.next_in_line(sequence)) is not None:
                 heapq.heappush(heads, (follower.arrival_time, id(follower), follower))
 
-    def _start(self, sequence: Sequence, budget: int) -> int:
+    def _start(self, sequence: Sequence, budget: StepBudget) -> int:
         """Give a waiting sequence its first blocks; returns its tokens in this step, 0 if none."""
         cached = self.cache.attach_cached_prefix(sequence)
-        num_tokens = min(sequence.num_uncomputed_tokens, budget)
+        num_tokens = budget.fitting(sequence)
         if not self.cache.grow(sequence, num_tokens):
             self.cache.free(sequence)
             return 0

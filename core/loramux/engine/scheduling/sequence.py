@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 class Sequence:
     """A sequence as the scheduler and the model runner see it: token ids only.
 
-    ``num_computed_tokens`` counts tokens whose keys and values are in the cache. A running
-    sequence has at least one token that is not; computing the last of them yields the next.
+    ``num_computed_tokens`` counts tokens whose keys and values are in the cache, or will be when
+    the steps that have been launched are done. A running sequence has at least one token that is
+    not; computing the last of them yields the next, which is in flight until the step that samples
+    it is done: it has a position, and its id is on the device only.
     """
 
     sequence_id: str
@@ -43,6 +45,10 @@ class Sequence:
     block_hashes: list[BlockHash] = field(default_factory=list)
     num_published_blocks: int = 0
     num_computed_tokens: int = 0
+    num_in_flight: int = 0
+    """Tokens that launched steps sample and that nobody has seen yet."""
+    sampled_row: int = 0
+    """Where its latest token stands among those that its step sampled."""
     num_cached_tokens: int = 0
     """Prompt tokens found in the prefix cache when it was first scheduled."""
     num_prompt_logprobs: int = 0
@@ -50,19 +56,39 @@ class Sequence:
     num_preemptions: int = 0
 
     @property
-    def num_tokens(self) -> int:
+    def num_known_tokens(self) -> int:
         return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """All tokens that have a position, the one in flight included."""
+        return self.num_known_tokens + self.num_in_flight
 
     @property
     def num_uncomputed_tokens(self) -> int:
         return self.num_tokens - self.num_computed_tokens
 
     @property
+    def awaits_last_token(self) -> bool:
+        """Whether the token in flight is the last one: there is nothing left to compute."""
+        return len(self.output_token_ids) + self.num_in_flight >= self.max_tokens
+
+    @property
+    def needs_known_tokens(self) -> bool:
+        """Whether its next step depends on the ids of all tokens before, not on the cache alone."""
+        params = self.params
+        return (
+            params.has_penalties
+            or len(self.output_token_ids) < params.min_tokens
+            or params.prompt_logprobs is not None
+        )
+
+    @property
     def wants_prompt_logprobs(self) -> bool:
         return self.params.prompt_logprobs is not None
 
     def tokens(self, start: int, stop: int) -> list[int]:
-        """Token ids at positions ``start`` to ``stop`` of prompt and output together."""
+        """Known token ids at positions ``start`` to ``stop`` of prompt and output together."""
         boundary = len(self.prompt_token_ids)
         if stop <= boundary:
             return self.prompt_token_ids[start:stop]

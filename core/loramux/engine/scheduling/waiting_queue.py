@@ -18,13 +18,17 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._lines: dict[str | None, deque[Sequence]] = {}
+        self.num_tokens = 0
+        """Tokens of all who wait."""
 
     def push(self, sequence: Sequence) -> None:
         self._lines.setdefault(_line(sequence), deque()).append(sequence)
+        self.num_tokens += sequence.num_tokens
 
     def push_front(self, sequence: Sequence) -> None:
         """Put a preempted sequence before all that came after it."""
         self._lines.setdefault(_line(sequence), deque()).appendleft(sequence)
+        self.num_tokens += sequence.num_tokens
 
     def discard(self, sequence: Sequence) -> None:
         """Remove a sequence if it waits."""
@@ -32,6 +36,7 @@ class WaitingQueue:
         if line is None or sequence not in line:
             return
         line.remove(sequence)
+        self.num_tokens -= sequence.num_tokens
         if not line:
             del self._lines[_line(sequence)]
 
@@ -52,7 +57,9 @@ class WaitingQueue:
 
     def take_line(self, digest: str) -> list[Sequence]:
         """Remove and return everyone who waits for an adapter."""
-        return list(self._lines.pop(digest, ()))
+        line = list(self._lines.pop(digest, ()))
+        self.num_tokens -= sum(sequence.num_tokens for sequence in line)
+        return line
 
     def __len__(self) -> int:
         return sum(len(line) for line in self._lines.values())

@@ -6,13 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loramux.engine.running.step_inputs import build_inputs
+from loramux.engine.running.attention import torch_batch
+from loramux.engine.running.step_layout import StepLayout, lay_out
 from loramux.engine.scheduling.scheduler import Chunk
 from loramux.engine.scheduling.sequence import Sequence
 from loramux.sampling_params import SamplingParams
+from loramux_kernels.paged_attention import AttentionBatch
 
 BLOCK = 4
-CPU = torch.device("cpu")
 
 shapes = st.tuples(
     st.integers(1, 60), st.integers(0, 20), st.just(1) | st.just(1) | st.integers(1, 30)
@@ -39,37 +40,55 @@ def make_chunks(shapes: list[tuple[int, int, int]]) -> list[Chunk]:
 @given(st.lists(shapes, min_size=1, max_size=8))
 def test_every_token_stands_at_its_place(shapes):
     chunks = make_chunks(shapes)
-    inputs = build_inputs(chunks, BLOCK, CPU)
+    layout = lay_out(chunks, BLOCK)
     expected = []
     for chunk in chunks:
         sequence = chunk.sequence
         for position in range(sequence.num_computed_tokens, sequence.num_tokens):
             slot = sequence.block_ids[position // BLOCK] * BLOCK + position % BLOCK
             expected.append((sequence.tokens(position, position + 1)[0], position, slot))
-    columns = (inputs.input_ids[0], inputs.positions[0], inputs.attention.slots)
-    assert list(zip(*(column.tolist() for column in columns), strict=True)) == expected
-    assert inputs.num_rows == len(expected)
+    columns = (layout.token_ids, layout.positions, layout.slots)
+    assert list(zip(*columns, strict=True)) == expected
+    assert layout.num_rows == len(expected)
+    assert layout.has_prefills == any(chunk.num_tokens > 1 for chunk in chunks)
+    assert layout.logit_rows == [rows.stop - 1 for rows in layout.rows if rows.chunk.samples]
+
+
+def test_a_token_in_flight_is_named_by_its_place():
+    """Its id is on the device; everything else of it is known."""
+    known = Sequence("known", [5, 6], SamplingParams(), 9, block_ids=[3])
+    flying = Sequence("flying", [7, 8], SamplingParams(), 9, block_ids=[4])
+    flying.num_computed_tokens, flying.num_in_flight, flying.sampled_row = 2, 1, 6
+    layout = lay_out([Chunk.of(known, 2), Chunk.of(flying, 1)], BLOCK)
+    assert layout.token_ids.tolist() == [5, 6, -1 - 6]
+    assert layout.positions.tolist() == [0, 1, 2]
+    assert layout.slots.tolist() == [12, 13, 18]
 
 
 @given(st.lists(shapes, min_size=1, max_size=8))
 def test_every_row_is_attended_to_once_over_its_own_blocks(shapes):
     chunks = make_chunks(shapes)
-    inputs = build_inputs(chunks, BLOCK, CPU)
+    layout, batch = lay_out_for_torch(chunks)
     rows = []
-    for chunk in inputs.attention.prefills:
-        sequence = chunks[chunk_at(inputs.rows, chunk.start)].sequence
+    for chunk in batch.prefills:
+        sequence = chunks[chunk_at(layout.rows, chunk.start)].sequence
         assert chunk.length == sequence.num_tokens
         assert chunk.block_table.tolist() == sequence.block_ids
         rows += range(chunk.start, chunk.stop)
-    for group in inputs.attention.decodes:
+    for group in batch.decodes:
         for row, table, length in zip(group.rows, group.block_table, group.lengths, strict=True):
-            sequence = chunks[chunk_at(inputs.rows, int(row))].sequence
+            sequence = chunks[chunk_at(layout.rows, int(row))].sequence
             assert int(length) == sequence.num_tokens
             own = table[: len(sequence.block_ids)].tolist()
             assert own == sequence.block_ids
             assert set(table.tolist()) == set(own), "never padded with a stranger's block"
             rows.append(int(row))
-    assert sorted(rows) == list(range(inputs.num_rows))
+    assert sorted(rows) == list(range(layout.num_rows))
+
+
+def lay_out_for_torch(chunks: list[Chunk]) -> tuple[StepLayout, AttentionBatch]:
+    layout = lay_out(chunks, BLOCK)
+    return layout, torch_batch(layout, torch.tensor(layout.slots))
 
 
 def chunk_at(all_rows: list, row: int) -> int:
@@ -78,7 +97,7 @@ def chunk_at(all_rows: list, row: int) -> int:
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=30))
 def test_no_decode_is_padded_to_more_than_double(lengths):
-    inputs = build_inputs(make_chunks([(length, 0, 1) for length in lengths]), BLOCK, CPU)
-    for group in inputs.attention.decodes:
+    _, batch = lay_out_for_torch(make_chunks([(length, 0, 1) for length in lengths]))
+    for group in batch.decodes:
         shortest, longest = int(group.lengths.min()), int(group.lengths.max())
         assert longest <= 2 * max(shortest, 4 * BLOCK)

@@ -1,0 +1,176 @@
+"""Which attention runs on which device, and what each must know of a step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from loramux.engine.running.step_layout import ChunkRows, StepLayout
+from loramux.errors import InvalidRequestError
+from loramux.models.attention import Attend, KVShape
+from loramux_kernels.paged_attention import (
+    AttentionBatch,
+    DecodeGroup,
+    LayerCache,
+    PrefillChunk,
+    paged_attention,
+)
+
+
+class AttentionBackend(ABC):
+    """Attention over the paged cache, one instance for each engine."""
+
+    reads_stale_keys: bool
+    """Whether what a block still holds of a stranger is read, if only to be masked."""
+    can_be_captured: bool
+    """Whether CUDA graphs may hold its launches."""
+    slot_dtype: torch.dtype
+
+    @abstractmethod
+    def write(self, cache: LayerCache, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store new tokens, ``[num_rows, num_kv_heads, dim]``, at their slots."""
+
+    @abstractmethod
+    def over(self, layout: StepLayout, slots: Tensor) -> Attend:
+        """The attention of one step, whose ``slots`` are on the device."""
+
+
+class TorchAttention(AttentionBackend):
+    """Runs everywhere, and is what the others are checked against."""
+
+    reads_stale_keys = True
+    can_be_captured = False
+    slot_dtype = torch.int64
+
+    def write(self, cache: LayerCache, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        cache.write(slots, keys, values)
+
+    def over(self, layout: StepLayout, slots: Tensor) -> Attend:
+        batch = torch_batch(layout, slots)
+
+        def attend(query: Tensor, cache: LayerCache, options: object) -> Tensor:
+            return paged_attention(query, cache, batch, options)  # type: ignore[arg-type]
+
+        return attend
+
+
+class TritonAttention(AttentionBackend):
+    """NVIDIA GPUs; see ``loramux_kernels.triton_attention``."""
+
+    reads_stale_keys = False
+    can_be_captured = True
+    slot_dtype = torch.int32
+
+    def __init__(self) -> None:
+        from loramux_kernels import triton_attention
+
+        self._kernels = triton_attention
+
+    def write(self, cache: LayerCache, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        self._kernels.write_kv(cache, slots, keys, values)
+
+    def over(self, layout: StepLayout, slots: Tensor) -> Attend:
+        lengths = [rows.length for rows in layout.rows]
+        metadata = self._kernels.Metadata.build(
+            slots,
+            [
+                rows.chunk.sequence.block_ids[: -(-rows.length // layout.block_size)]
+                for rows in layout.rows
+            ],
+            lengths,
+            [rows.chunk.num_tokens for rows in layout.rows],
+            layout.block_size,
+        )
+        return partial(_attend_triton, self._kernels.triton_paged_attention, metadata)
+
+
+def _attend_triton(
+    kernel: Callable[..., Tensor],
+    metadata: object,
+    query: Tensor,
+    cache: LayerCache,
+    options: object,
+) -> Tensor:
+    return kernel(query, cache, metadata, options)
+
+
+BACKENDS: dict[str, Callable[[], AttentionBackend]] = {
+    "torch": TorchAttention,
+    "triton": TritonAttention,
+}
+"""Attention by name; ``EngineArgs.attention_backend`` chooses."""
+
+
+MIN_TRITON_DIM = 16
+"""Narrower heads than any tensor core takes are left to torch."""
+
+
+def choose_attention(
+    name: str, device: torch.device, kv_shapes: Mapping[int, KVShape]
+) -> AttentionBackend:
+    """The attention of a name; ``auto`` is Triton's on a GPU and torch's elsewhere.
+
+    Raises:
+        InvalidRequestError: it cannot run on this device.
+    """
+    if name == "auto":
+        narrowest = min(min(shape.key_dim, shape.value_dim) for shape in kv_shapes.values())
+        fits = device.type == "cuda" and narrowest >= MIN_TRITON_DIM
+        name = "triton" if fits else "torch"
+    if name == "triton" and device.type != "cuda":
+        raise InvalidRequestError(
+            f"attention_backend 'triton' needs a CUDA GPU and the engine runs on {device}; "
+            "use 'torch' or 'auto'.",
+            "attention_backend",
+        )
+    return BACKENDS[name]()
+
+
+def torch_batch(layout: StepLayout, slots: Tensor) -> AttentionBatch:
+    """A step as torch's attention takes it."""
+    device = slots.device
+    return AttentionBatch(
+        slots=slots,
+        decodes=_decode_groups(layout, device),
+        prefills=[
+            _prefill_chunk(r, layout.block_size, device) for r in layout.rows if r.is_prefill
+        ],
+        block_size=layout.block_size,
+    )
+
+
+def _prefill_chunk(rows: ChunkRows, block_size: int, device: torch.device) -> PrefillChunk:
+    num_blocks = -(-rows.length // block_size)
+    block_ids = rows.chunk.sequence.block_ids[:num_blocks]
+    return PrefillChunk(rows.start, rows.stop, rows.length, torch.tensor(block_ids, device=device))
+
+
+def _decode_groups(layout: StepLayout, device: torch.device) -> list[DecodeGroup]:
+    """Group single tokens so that no group pads its shorter sequences to more than double."""
+    decodes = sorted((r for r in layout.rows if not r.is_prefill), key=lambda r: r.length)
+    groups: list[list[ChunkRows]] = []
+    for decode in decodes:
+        shortest = groups[-1][0].length if groups else 0
+        if groups and decode.length <= 2 * max(shortest, 4 * layout.block_size):
+            groups[-1].append(decode)
+        else:
+            groups.append([decode])
+    return [_decode_group(group, layout.block_size, device) for group in groups]
+
+
+def _decode_group(group: list[ChunkRows], block_size: int, device: torch.device) -> DecodeGroup:
+    """Tables are padded with a sequence's own first block, never with a stranger's."""
+    width = -(-group[-1].length // block_size)
+    tables = []
+    for rows in group:
+        block_ids = rows.chunk.sequence.block_ids[:width]
+        tables.append(block_ids + block_ids[:1] * (width - len(block_ids)))
+    return DecodeGroup(
+        rows=torch.tensor([rows.start for rows in group], device=device),
+        block_table=torch.tensor(tables, device=device),
+        lengths=torch.tensor([rows.length for rows in group], device=device),
+    )

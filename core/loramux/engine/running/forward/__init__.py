@@ -1,0 +1,1 @@
+"""Ways to get from a step's layout to its logits."""
