@@ -69,6 +69,10 @@ class Arena:
     def num_holes(self) -> int:
         return len(self._holes)
 
+    def pages_of(self, sizes: Sequence[int]) -> int:
+        """Pages that these matrices take where one hole holds them all, the fewest possible."""
+        return -(-sum(_aligned(sizes)) // self.page_elements)
+
     def allocate(self, num_elements: int) -> Allocation | None:
         """Room for one block, None if no hole holds it."""
         return self.allocate_matrices([num_elements])
@@ -79,7 +83,7 @@ class Arena:
         They lie together where one hole holds them all; otherwise each hole takes as many as fit,
         so that only holes smaller than a single matrix are ever lost to fragmentation.
         """
-        lengths = [-(-size // GRANULE) * GRANULE for size in sizes]
+        lengths = _aligned(sizes)
         pages = -(-sum(lengths) // self.page_elements)
         for hole in self._holes:
             if hole.count >= pages:
@@ -141,3 +145,7 @@ class Arena:
     def _index_before(self, page: int) -> int:
         """Index of the last hole that starts at or before a page, -1 if there is none."""
         return bisect(self._holes, page, key=lambda hole: hole.start) - 1
+
+
+def _aligned(sizes: Sequence[int]) -> list[int]:
+    return [-(-size // GRANULE) * GRANULE for size in sizes]
