@@ -44,18 +44,21 @@ class Place:
         """
         assert out.dtype == self.dtype
         eps = torch.finfo(self.dtype).eps
-        torch.testing.assert_close(out.double(), exact, rtol=2 * eps, atol=16 * eps)
+        largest = float(torch.cat([exact.new_ones(1), exact.flatten().abs()]).max())
+        torch.testing.assert_close(out.double(), exact, rtol=2 * eps, atol=4 * eps * largest)
+        assert (out.double() - exact).norm() <= 2 * eps * exact.norm()
         if self.dtype in NARROW:
             changed = ((out.double() - rounded.double()).abs() > 1e-6).double().mean()
             assert changed <= 0.01, f"{float(changed):.3f} of all values are not the reference's"
         else:
-            torch.testing.assert_close(out, rounded, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(out, rounded, rtol=1e-6, atol=1e-6 * largest)
 
 
 def check_norm(place: Place, rows: int, width: int, plus_one: bool) -> None:
     """Both norms; the residual is bit for bit the reference's sum."""
     from loramux_kernels.triton_blocks import add_rms_norm_, rms_norm
 
+    torch.manual_seed(width)
     x, before = place.random(rows, width), place.random(rows, width)
     norm = place.norm(width, plus_one)
     residual = before.clone()
@@ -94,6 +97,7 @@ def check_rotation(place: Place, attention: Attention, slots: list[int]) -> None
     """Queries, and the cache, which holds random values in every slot before."""
     from loramux_kernels.triton_blocks import rotate_and_store_
 
+    torch.manual_seed(attention.dim)
     layout = attention.layout(place)
     qkv = place.random(len(slots), layout.row_width)
     positions = torch.randint(0, 50, (len(slots),), device=place.device)
@@ -150,6 +154,7 @@ def check_activation(place: Place, rows: int, width: int, kind: str) -> None:
     """Random values, among them some at which an exponential overflows."""
     from loramux_kernels.triton_blocks import gated_activation
 
+    torch.manual_seed(width)
     gate_up = place.random(rows, 2 * width)
     gate_up[: rows // 2, 0] = 100.0
     gate_up[rows // 2 :, 0] = -100.0
