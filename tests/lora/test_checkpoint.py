@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from pathlib import Path
 
 import pytest
 import torch
 
+from loramux.lora.checkpoint.peft_config import parse_config
 from tests.lora.peft_adapters import (
     PREFIX,
     change_config,
@@ -135,6 +137,27 @@ def test_digest_covers_tensors_and_configuration(adapter):
     tensors = read_tensors(adapter)
     tensors[A][0, 0] += 1
     assert read(change_tensors(adapter, tensors)).digest != first
+
+
+@pytest.mark.parametrize("piece_bytes", [64, 2**21])
+def test_digest_is_a_tree_of_sha256(adapter, piece_bytes, monkeypatch):
+    monkeypatch.setattr("loramux.lora.checkpoint.pieces.PIECE_BYTES", piece_bytes)
+    content = (adapter / "adapter_model.safetensors").read_bytes()
+    data = 8 + int.from_bytes(content[:8], "little")
+    parts = [content[:data]]
+    parts += [content[i : i + piece_bytes] for i in range(data, len(content), piece_bytes)]
+    config = parse_config((adapter / "adapter_config.json").read_bytes())
+    leaves = b"".join(hashlib.sha256(part).digest() for part in parts)
+    expected = hashlib.sha256(config.identity() + b"\0" + leaves).hexdigest()
+    for threads in ("1", "3"):
+        monkeypatch.setenv("LORAMUX_READ_THREADS", threads)
+        assert read(adapter).digest == expected
+
+
+def test_large_tensors_are_read_by_several_threads(adapter, monkeypatch):
+    monkeypatch.setattr("loramux.lora.checkpoint.pieces.PIECE_BYTES", 64)
+    monkeypatch.setenv("LORAMUX_READ_THREADS", "4")
+    assert_as_peft(adapter, "llama")
 
 
 def test_digest_and_tensors_come_from_one_read(adapter, monkeypatch):

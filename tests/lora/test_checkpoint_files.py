@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from loramux.errors import AdapterUnavailableError
 from loramux.lora.checkpoint.reader import MAX_CONFIG_BYTES
+from loramux.lora.checkpoint.tensor_file import read_safetensors
 from tests.lora.peft_adapters import (
     change_config,
     read_tensors,
@@ -82,6 +84,24 @@ def test_pickle_is_read_where_allowed(pickled, pristine):
 def test_safetensors_come_first(adapter):
     (adapter / "adapter_model.bin").write_bytes(b"never read")
     assert read(adapter, allow_pickle=True).pairs
+
+
+@pytest.mark.parametrize("last", [2.0, float("inf")])
+def test_tensors_at_odd_offsets(tmp_path, last):
+    """Other writers than PEFT's need not put the widest types first."""
+    odd, even = torch.tensor([1.0, -2, 3]).bfloat16(), torch.tensor([-1.0, last])
+    entries = {
+        "odd": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]},
+        "even": {"dtype": "F32", "shape": [2], "data_offsets": [6, 14]},
+    }
+    header = json.dumps(entries).encode()
+    data = odd.view(torch.uint8).numpy().tobytes() + even.view(torch.uint8).numpy().tobytes()
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    found = read_safetensors(file, 1000)
+    assert torch.equal(found.tensors["odd"], odd)
+    assert torch.equal(found.tensors["even"], even)
+    assert found.non_finite == (set() if even.isfinite().all() else {"even"})
 
 
 class Malice:

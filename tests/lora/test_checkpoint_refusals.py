@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import pytest
 import torch
 
@@ -167,6 +169,27 @@ def test_values_that_are_not_finite_are_refused(adapter, value, dtype):
         tensors[B].view(-1)[position] = value
         message = refusal(change_tensors(adapter, tensors))
         assert B in message
+        assert "not finite" in message
+
+
+@pytest.mark.parametrize("padding", ["", " "])
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_values_that_are_not_finite_are_found_in_any_piece(adapter, padding, threads, monkeypatch):
+    """Across the edges of pieces, between types, and where tensors are not aligned in the file."""
+    monkeypatch.setattr("loramux.lora.checkpoint.pieces.PIECE_BYTES", 64)
+    monkeypatch.setenv("LORAMUX_READ_THREADS", threads)
+    kinds = cycle([torch.bfloat16, torch.float32, torch.float64])
+    plain = {key: tensor.to(next(kinds)) for key, tensor in read_tensors(adapter).items()}
+    for key, tensor in plain.items():
+        wrong = tensor.clone()
+        wrong.view(-1)[wrong.numel() // 3] = float("-inf")
+        file = change_tensors(adapter, {**plain, key: wrong}) / "adapter_model.safetensors"
+        content = file.read_bytes()
+        data = 8 + int.from_bytes(content[:8], "little")
+        header = content[8:data] + padding.encode()
+        file.write_bytes(len(header).to_bytes(8, "little") + header + content[data:])
+        message = refusal(adapter)
+        assert key in message
         assert "not finite" in message
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -13,6 +13,7 @@ from typing import Protocol
 from loramux.errors import AdapterUnavailableError
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.catalog_entry import CatalogEntry
+from loramux.lora.resolve.failure_log import ResolverFailures
 from loramux.lora.resolve.path_checks import PathChecks
 from loramux.lora.resolver import ResolveContext
 
@@ -37,6 +38,7 @@ class ResolverChain(Protocol):
     async def resolve(
         self, base_model_name: str, lora_name: str, *, context: ResolveContext | None = None
     ) -> Resolution: ...
+    def failures(self) -> Sequence[ResolverFailures]: ...
 
 
 class LoadedAdapter(Protocol):
@@ -136,13 +138,21 @@ class AdapterSearch:
 
     async def _loaded(self, name: str, answer: Resolution, started: float) -> CatalogEntry:
         request = answer.lora_request
-        digest = (await self._load(request)).digest
+        # Beside the load and not after it, which would cost a request two more changes of thread.
+        look = asyncio.create_task(self._paths.is_directory(request.path))
+        # If the load fails, nobody asks how the look went, which asyncio would complain of.
+        look.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            digest = (await self._load(request)).digest
+            is_directory = await look
+        finally:
+            look.cancel()
         return CatalogEntry(
             name,
             _lasting(request),
             digest,
             answer.resolver_name,
-            await self._paths.is_directory(request.path),
+            is_directory,
             time.perf_counter() - started,
         )
 
