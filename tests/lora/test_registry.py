@@ -21,6 +21,7 @@ from loramux.errors import (
     ModelNotFoundError,
 )
 from loramux.lora.request import LoRARequest
+from loramux.lora.resolve.failure_log import ResolverFailures
 from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import (
     LoRAResolver,
@@ -181,7 +182,7 @@ def test_nobody_has_it():
     async def use(chain: ResolverChain) -> None:
         with pytest.raises(ModelNotFoundError, match="no resolver knows an adapter 'x'"):
             await chain.resolve(BASE, "x")
-        assert not chain.failures
+        assert not any(resolver.total for resolver in chain.failures())
 
     with_chain(use, {"a": Knows("y"), "b": Knows()})
 
@@ -311,7 +312,7 @@ def test_a_bad_resolver_hides_no_good_one(bad, caplog):
 
     async def use(chain: ResolverChain) -> None:
         assert (await chain.resolve(BASE, "x")).resolver_name == "good"
-        assert chain.failures == {"bad": 1}
+        assert chain.failures()[0] == ResolverFailures("bad", total=1, in_a_row=1)
 
     with_chain(use, {"bad": resolver, "good": Knows("x")}, timeout=0.6)
     assert f"resolver bad {complaint} when asked for adapter 'x'" in caplog.text
@@ -326,9 +327,29 @@ def test_where_one_cannot_tell_the_name_may_exist(bad):
                 await chain.resolve(BASE, "x")
         assert "resolver 'bad' " in str(refusal.value)
         assert "secret" not in str(refusal.value)
-        assert chain.failures["bad"] == 2
+        assert chain.failures()[1] == ResolverFailures("bad", total=2, in_a_row=2)
 
     with_chain(use, {"good": Knows("y"), "bad": resolver}, timeout=0.2, negative_ttl=60)
+
+
+def test_that_a_resolver_answers_again_is_told(caplog):
+    caplog.set_level("INFO")
+    resolver = Fails(OSError())
+
+    async def use(chain: ResolverChain) -> None:
+        for _ in range(3):
+            with pytest.raises(AdapterUnavailableError):
+                await chain.resolve(BASE, "x")
+        resolver.error = AdapterRefusedError("gated.")  # it could tell
+        for _ in range(2):
+            with pytest.raises(AdapterRefusedError):
+                await chain.resolve(BASE, "x")
+        assert chain.failures() == [ResolverFailures("flaky", total=3, in_a_row=0)]
+
+    with_chain(use, {"flaky": resolver})
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[2].endswith("it is passed over (3 in a row)")
+    assert messages[3:] == ["resolver flaky answers again, after 3 failures in a row"]
 
 
 def test_a_blocking_resolver_does_not_hold_up_the_event_loop():
@@ -455,7 +476,7 @@ def test_a_hundred_callers_share_a_failure():
         searches = (chain.resolve(BASE, "x") for _ in range(100))
         outcomes = await asyncio.gather(*searches, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {AdapterUnavailableError}
-        assert chain.failures == {"a": 1}
+        assert chain.failures() == [ResolverFailures("a", total=1, in_a_row=1)]
 
     with_chain(use, {"a": resolver})
     assert len(resolver.asked) == 1
@@ -503,7 +524,7 @@ def test_cancellation_reaches_the_caller_and_the_resolver():
         await asyncio.wait(searches)
         assert searches[1].cancelled()
         assert await asyncio.to_thread(endless.cancelled.wait, 5)
-        assert not chain.failures
+        assert not any(resolver.total for resolver in chain.failures())
 
     with_chain(use, {"endless": endless, "unasked": unasked})
     assert unasked.asked == []
@@ -582,7 +603,7 @@ def test_a_caller_in_a_hurry_leaves_the_others_their_search():
         with pytest.raises(AdapterUnavailableError, match="before the request's deadline"):
             await chain.resolve(BASE, "x", context=soon)
         assert (await patient).lora_request == found("x")
-        assert not chain.failures
+        assert not any(resolver.total for resolver in chain.failures())
 
     with_chain(use, {"a": Scripted(slowly_yes)})
 
@@ -716,6 +737,6 @@ def test_a_refusal_is_told_as_it_is_unless_another_resolver_has_the_adapter():
         assert (await chain.resolve(BASE, "public")).resolver_name == "second"
         with pytest.raises(AdapterRefusedError, match="the token is not accepted"):
             await chain.resolve(BASE, "gated")
-        assert not chain.failures
+        assert not any(resolver.total for resolver in chain.failures())
 
     with_chain(use, {"first": refusing, "second": Knows("public")})

@@ -109,8 +109,18 @@ def test_a_resolver_that_cannot_tell_is_not_a_404(
     response = ask(server, adapter)
     assert response.status_code == 503
     assert "secret" not in response.text
+    assert failures_shown(server)["in_a_row"] == 1
     resolver.error = None
     assert ask(server, adapter).status_code == 200
+    shown = failures_shown(server)
+    assert (shown["name"], shown["in_a_row"]) == ("folder", 0)
+    assert shown["total"] >= 1
+
+
+def failures_shown(server: RunningServer) -> dict[str, Any]:
+    with server.http() as client:
+        (shown,) = client.get("/v1/adapters").json()["resolver_failures"]
+    return shown
 
 
 def test_an_adapter_whose_directory_went_away_is_looked_up_again(

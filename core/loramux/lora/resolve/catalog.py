@@ -14,6 +14,7 @@ from loramux.errors import AdapterRefusedError, InvalidRequestError, ModelNotFou
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.lora.resolve.deadline import resolve_timeout
+from loramux.lora.resolve.failure_log import ResolverFailures
 from loramux.lora.resolve.path_checks import PathChecks
 from loramux.lora.resolve.search import AdapterSearch, Load, ResolverChain
 from loramux.lora.resolve.single_flight import SingleFlight
@@ -87,7 +88,7 @@ class AdapterCatalog:
         if recheck_seconds is None:
             recheck_seconds = recheck_seconds_from_environment()
         self._base_names = base_names
-        self._has_resolvers = resolvers is not None
+        self._resolvers = resolvers
         self._capacity = capacity
         self._recheck_seconds = recheck_seconds
         self._paths = paths or PathChecks()
@@ -105,6 +106,10 @@ class AdapterCatalog:
         """What this caller can use without a search, registered adapters first."""
         found = [entry for (_, owner), entry in self._found.items() if owner == caller]
         return [*self._registered.values(), *found]
+
+    def resolver_failures(self) -> Sequence[ResolverFailures]:
+        """How each resolver has been doing; nothing where none is asked."""
+        return () if self._resolvers is None else self._resolvers.failures()
 
     async def find(self, name: str, caller: str | None = None) -> tuple[CatalogEntry, bool]:
         """The adapter of that name, and whether it had to be searched for.
@@ -124,7 +129,7 @@ class AdapterCatalog:
                 return known, False
             entry = await self._searches.run(key, lambda: self._recheck(key, known))
             return entry, entry.lora_request is not known.lora_request
-        if not self._has_resolvers:
+        if self._resolvers is None:
             raise self.unknown(name)
         return await self._searches.run(key, lambda: self._find_new(key)), True
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from loramux import env
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError, ModelNotFoundError
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.deadline import resolve_timeout
+from loramux.lora.resolve.failure_log import FailureLog, ResolverFailures
 from loramux.lora.resolve.loop_thread import LoopThread
 from loramux.lora.resolve.recent_misses import RecentMisses
 from loramux.lora.resolve.single_flight import SingleFlight
@@ -95,8 +95,7 @@ class ResolverChain:
             timeout = resolve_timeout()
         if negative_ttl is None:
             negative_ttl = env.read_seconds("LORAMUX_LORA_NEGATIVE_TTL", 2.0, zero_allowed=True)
-        self.failures: Counter[str] = Counter()
-        """How often each resolver could not tell."""
+        self._failures = FailureLog()
         self._from_plugins = tuple(resolvers)
         self._registry = registry
         self._timeout = timeout
@@ -104,6 +103,10 @@ class ResolverChain:
         self._threads: dict[NamedResolver, LoopThread] = {}
         self._flights: SingleFlight[Resolved] = SingleFlight()
         self._misses = RecentMisses(negative_ttl)
+
+    def failures(self) -> list[ResolverFailures]:
+        """How each resolver has been doing, in the order of asking."""
+        return [self._failures.of(resolver.name) for resolver in self._refresh()]
 
     async def resolve(
         self, base_model_name: str, lora_name: str, *, context: ResolveContext | None = None
@@ -171,12 +174,14 @@ class ResolverChain:
             try:
                 answer = await self._ask(resolver, question, share)
             except AdapterRefusedError as error:
+                self._failures.answered(resolver.name)
                 refusal = refusal or error
                 continue
             except _ResolverFailure as failure:
-                self._note(resolver, question, failure)
+                self._failures.failed(resolver.name, question.lora_name, failure)
                 failures.append(f"resolver {resolver.name!r} {failure}")
                 continue
+            self._failures.answered(resolver.name)
             if answer is not None:
                 return Resolved(resolver.name, answer)
         if refusal is not None:
@@ -220,16 +225,6 @@ class ResolverChain:
         if thread.unfinished >= MAX_UNFINISHED:
             raise _ResolverFailure(f"has {MAX_UNFINISHED} look-ups under way")
         return thread
-
-    def _note(self, resolver: NamedResolver, question: _Question, failure: Exception) -> None:
-        self.failures[resolver.name] += 1
-        log.warning(
-            "resolver %s %s when asked for adapter %r; it is passed over",
-            resolver.name,
-            failure,
-            question.lora_name,
-            exc_info=failure.__cause__,
-        )
 
 
 def _is_being_cancelled() -> bool:

@@ -1,7 +1,8 @@
-"""``GET /v1/adapters``: where each adapter is and how it came there."""
+"""``GET /v1/adapters``: where each adapter is, how it came there, and how resolvers are doing."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -22,7 +23,8 @@ async def list_adapters(request: Request, server: Server) -> JSONResponse:
     infos = {info.digest: info for info in server.engine.adapter_infos()}
     entries = server.catalog.entries(caller_of(request))
     rows = [_row(entry, infos.get(entry.digest)) for entry in entries]
-    return JSONResponse({"object": "list", "data": rows})
+    resolvers = [asdict(resolver) for resolver in server.catalog.resolver_failures()]
+    return JSONResponse({"object": "list", "data": rows, "resolver_failures": resolvers})
 
 
 def _row(entry: CatalogEntry, info: AdapterInfo | None) -> dict[str, Any]:
