@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.registry import ResolverChain
-from loramux.lora.resolver import LoRAResolver, LoRAResolverRegistry
+from loramux.lora.resolver import LoRAResolver, LoRAResolverRegistry, stable_lora_int_id
 
 DEMO = Path(__file__).parent / "demo"
 
@@ -27,7 +27,7 @@ class AliasResolver(LoRAResolver):
         return LoRARequest(
             lora_name=lora_name,
             lora_path=str(DEMO / "adapters" / ALIASES[lora_name]),
-            lora_int_id=abs(hash(lora_name)),
+            lora_int_id=stable_lora_int_id(lora_name),
         )
 
 
@@ -36,6 +36,7 @@ LoRAResolverRegistry.register_resolver("alias_resolver", AliasResolver())
 
 
 def main() -> None:
+    # What a server does with each new name; loramux.cli.main(["serve", ...]) here would be one
     chain = ResolverChain([])
     found = asyncio.run(chain.resolve("loramux-demo", "sailor"))
     print(f"{found.lora_request.lora_name}: {found.lora_request.lora_path}")

@@ -1,7 +1,7 @@
 """The official OpenAI client against a running loramux server.
 
-    make serve &
-    python examples/openai_client.py
+    make serve                              # in one terminal
+    python examples/openai_client.py        # in another
 
 Needs ``pip install openai``. The adapter is the request's model.
 """

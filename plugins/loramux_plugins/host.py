@@ -158,7 +158,17 @@ class PluginHost:
         if record.error:
             log.warning("%s is used, although %s", record.origin, record.error)
         if not record.hooks:
-            log.warning("%s implements no hook; is a hookimpl marker missing?", record.origin)
+            self._warn_of_no_hooks(record)
+
+    def _warn_of_no_hooks(self, record: PluginRecord) -> None:
+        complaint = (
+            "implements no hook (is a hookimpl marker missing, or does its entry point name a "
+            "function instead of the module?)"
+        )
+        record.error = f"it {complaint}"
+        if record.explicit or self._strict:
+            raise PluginFaultError(record.error)
+        log.warning("%s %s", record.origin, complaint)
 
     def _set_aside(self, record: PluginRecord, missing: str) -> list[Exception]:
         self._withdraw(record, PluginState.NOT_CONFIGURED, missing)

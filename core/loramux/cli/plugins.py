@@ -25,10 +25,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
             "List the installed plugins, loaded as an engine would load them. LORAMUX_PLUGINS "
             "selects plugins by name; without it, every configured one is active."
         ),
+        usage=(
+            "loramux plugins [-h] [--json]\n       loramux plugins new [-h] [--directory DIR] NAME"
+        ),
     )
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.set_defaults(run=run, act=_list)
-    _add_new(parser.add_subparsers(metavar="new"))
+    _add_new(parser.add_subparsers(metavar="new", prog="loramux plugins"))
     return parser
 
 

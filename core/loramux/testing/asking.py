@@ -76,11 +76,13 @@ class Asker:
     async def _answer(self, lora_name: str) -> LoRARequest | None:
         try:
             async with asyncio.timeout(self._seconds) as limit:
-                return await self._named.ask(self._base_model_name, lora_name, ResolveContext())
+                answer = await self._named.ask(self._base_model_name, lora_name, ResolveContext())
         except TimeoutError:
-            if limit.expired():
-                raise TookTooLong(f"there is no answer after {self._seconds} s") from None
-            raise
+            if not limit.expired():
+                raise
+        if limit.expired():  # also where the resolver caught its cancellation, and answered
+            raise TookTooLong(f"there is no answer after {self._seconds} s")
+        return answer
 
 
 def reaches_resolvers(lora_name: str) -> bool:

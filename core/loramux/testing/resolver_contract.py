@@ -59,11 +59,12 @@ class ResolverContract(ResolverFixtures):
         """On its own, below the adapter that is there, and beside it."""
         parent = known_name.rpartition("/")[0]
         for attack in {name, f"{known_name}/{name}", f"{parent}/{name}"} - {known_name}:
-            assert not reaches_resolvers(attack) or ask(attack) is None, ascii(attack)
+            answer = ask(attack) if reaches_resolvers(attack) else None
+            assert answer is None, f"{attack!a} must be None, and leads to {answer.lora_path!a}"
 
     def test_an_adapter_has_one_name(self, ask: Asker, known_name: str) -> None:
         for name in second_spellings(known_name):
-            assert ask(name) is None, ascii(name)
+            assert ask(name) is None, f"{name!a} must be None, and is {known_name!a} once more"
 
     # --- callers who leave, and callers who are many ---
 
