@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 
 from loramux.lora.adapter import Adapter
+from loramux.lora.device.arena_store import ArenaStore, packed_first
+from loramux.lora.device.kernel_updates import KernelUpdates
 from loramux.lora.device.packed import PackedLoRA, TorchUpdates
-from loramux.lora.device.resident import ResidentAdapter, ResidentPair
+from loramux.lora.device.resident import ResidentAdapter
+from loramux.lora.device.store import AdapterStore, TensorStore
 from loramux.lora.site import LoRASite, PackedSites, SiteKind
+from tests.kernels.interpreted import interpreting_process
+from tests.kernels.test_triton_lora import DECODE_TILES, PREFILL_TILES
+from tests.lora import arena_cases
 from tests.lora.peft_adapters import make_adapter, peft_deltas
 from tests.lora.reading import MODELS, SITES, read
 from tests.lora.residents import CPU
@@ -46,7 +52,7 @@ def packed_sites() -> list[PackedSites]:
 class Adapted:
     """Three adapters of PEFT on the tiny Llama, resident, with what PEFT adds to each weight."""
 
-    def __init__(self, folder) -> None:
+    def __init__(self, folder, store: AdapterStore) -> None:
         self.adapters: dict[str | None, Adapter | None] = {None: None}
         self.resident: dict[Adapter, ResidentAdapter] = {}
         self.deltas: dict[str, dict[str, Tensor]] = {}
@@ -55,13 +61,11 @@ class Adapted:
                 MODELS["llama"], folder / name, target_modules=targets, r=3 + seed, seed=seed
             )
             adapter = self.adapters[name] = adapter_named(name)
-            self.resident[adapter] = ResidentAdapter(
-                adapter,
-                {
-                    site: ResidentPair(pair.a.T.contiguous(), pair.b.T.contiguous(), pair.scaling)
-                    for site, pair in read(path).pairs.items()
-                },
-            )
+            weights = read(path)
+            resident = self.resident[adapter] = store.prepare(adapter, weights)
+            assert store.reserve(resident)
+            store.fill(resident, weights)
+            store.publish(resident)
             self.deltas[name] = peft_deltas(MODELS["llama"], path)
 
     def packed(self) -> PackedLoRA:
@@ -80,10 +84,20 @@ class Adapted:
         return result
 
 
-@pytest.fixture(scope="module")
-def adapted(tmp_path_factory) -> Iterator[Adapted]:
+@pytest.fixture(scope="module", params=["tensors", "arena"])
+def adapted(request, tmp_path_factory) -> Iterator[Adapted]:
+    store: AdapterStore = TensorStore(torch.float32, 3)
+    if request.param == "arena":
+        store = ArenaStore(packed_first(LLAMA, packed_sites()), torch.empty(1 << 16))
     with torch.inference_mode():
-        yield Adapted(tmp_path_factory.mktemp("packed"))
+        yield Adapted(tmp_path_factory.mktemp("packed"), store)
+    store.shutdown()
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    with interpreting_process() as process:
+        yield process
 
 
 def untouched(rows) -> list[int]:
@@ -142,15 +156,48 @@ def test_only_embedding_and_output_keep_a_step_from_being_replayed(adapted):
     assert torch.equal(y, before)
 
 
-def test_a_scaled_embedding_scales_its_update(adapted):
-    updates = TorchUpdates(packed_sites(), CPU)
-    packed = PackedLoRA(packed_sites(), LLAMA, adapted.resident.__getitem__, updates, CPU, 3.0)
-    packed.fill(adapted.rows([("everything", 0, 2)]))
-    ids = torch.tensor([5, 9])
-    y = torch.zeros(2, 16)
-    packed.add_embedding_(y, ids)
-    expected = 3.0 * adapted.deltas["everything"]["model.embed_tokens"].T[ids]
-    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("is_decode", [True, False])
+def test_kernels_over_the_arena_add_the_same(interpreter, is_decode):
+    interpreter.submit(check_kernels, is_decode).result()
+
+
+def check_kernels(is_decode: bool) -> None:
+    """Adapters placed in an arena: kernels by way of its table, torch by way of its views."""
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+    sites = arena_cases.SITES
+    projections = [
+        PackedSites("qk", (sites["q"], sites["k"])),
+        PackedSites("down", (sites["down"],)),
+    ]
+    store = arena_cases.make_store(1 << 16)
+    resident: dict[Adapter, ResidentAdapter] = {}
+    for name, ranks in {"a": {"q": 3, "k": 20}, "b": {"down": 7, "q": 1}, "c": {"k": 5}}.items():
+        weights = arena_cases.make_weights(name, ranks, seed=len(resident))
+        adapter = adapter_named(name)
+        resident[adapter] = store.prepare(adapter, weights)
+        assert store.reserve(resident[adapter])
+        store.fill(resident[adapter], weights)
+        store.publish(resident[adapter])
+    a, b, c = resident
+    rows = [(a, 0, 1), (None, 1, 2), (b, 2, 3), (a, 3, 4), (c, 4, 5)]
+    if not is_decode:
+        rows = [(b, 0, 3), (None, 3, 4), (a, 4, 9), (c, 9, 10)]
+    kernels = KernelUpdates(projections, store.table, 12, 8, 20, DECODE_TILES, PREFILL_TILES)
+    outputs = []
+    for updates in (kernels, TorchUpdates(projections, CPU)):
+        packed = PackedLoRA(projections, sites, resident.__getitem__, updates, CPU)
+        packed.fill(rows, is_decode=is_decode)
+        generator = torch.Generator().manual_seed(5)
+        for index, projection in enumerate(projections):
+            x = torch.randn(10, projection.sites[0].in_features, generator=generator)
+            width = sum(site.out_features for site in projection.sites)
+            y = torch.randn(10, width, generator=generator)
+            packed.add_(index, y, x)
+            outputs.append(y)
+    store.shutdown()
+    for by_kernel, by_torch in zip(outputs[:2], outputs[2:], strict=True):
+        torch.testing.assert_close(by_kernel, by_torch, rtol=1e-5, atol=1e-5)
 
 
 def test_a_layer_that_no_decoder_computes_is_refused():

@@ -40,7 +40,6 @@ class PackedLoRA:
         sites: every site of the model; those outside ``projections`` are an embedding and the
             output, which are computed in torch.
         resident_of: gives an adapter of a step, which is on the device.
-        embed_scale: what the embedding module multiplies its rows by (Gemma 3).
 
     Raises:
         ValueError: a site is neither packed nor an embedding nor the output.
@@ -53,7 +52,6 @@ class PackedLoRA:
         resident_of: Callable[[Adapter], ResidentAdapter],
         updates: PackedUpdates,
         device: torch.device,
-        embed_scale: float = 1.0,
     ) -> None:
         packed = {site.name for projection in projections for site in projection.sites}
         outside = [site for name, site in sites.items() if name not in packed]
@@ -68,7 +66,6 @@ class PackedLoRA:
         self._resident_of = resident_of
         self._updates = updates
         self._device = device
-        self._embed_scale = embed_scale
         self._tokens: list[AdapterSegment] = []
         self._samples: list[AdapterSegment] = []
         self.has_adapters = False
@@ -106,13 +103,12 @@ class PackedLoRA:
         self._updates.add_(projection, y, x)
 
     def add_embedding_(self, y: Tensor, ids: Tensor) -> None:
-        """Add the updates to what the embedding module gives: y ``[rows, width]``."""
+        """Add the updates to looked-up rows y ``[rows, width]``, before any scaling of them."""
         for segment in self._tokens:
             for name in self._embeddings:
                 pair = segment.adapter.pairs.get(name)
                 if pair is not None:
-                    scaling = pair.scaling * self._embed_scale
-                    add_segment_embedding_lora_(y, ids, segment.rows, pair.a, pair.b, scaling)
+                    add_segment_embedding_lora_(y, ids, segment.rows, pair.a, pair.b, pair.scaling)
 
     def add_output_(self, y: Tensor, x: Tensor) -> None:
         """Add the updates to the logits y ``[samples, vocabulary]`` of x ``[samples, width]``."""

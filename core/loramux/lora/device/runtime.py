@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import nn
 
 from loramux.lora.adapter import Adapter
+from loramux.lora.device.arena_store import ArenaStore, allocate_arena, packed_first
+from loramux.lora.device.kernel_updates import KernelUpdates
 from loramux.lora.device.layers import LoRALayers
-from loramux.lora.device.packed import PackedLoRA, TorchUpdates
+from loramux.lora.device.packed import PackedLoRA, PackedUpdates, TorchUpdates
 from loramux.lora.device.plan import LoRAPlan, RowSpan, can_be_grouped, plan_rows
 from loramux.lora.device.pool import DevicePool
 from loramux.lora.device.resident import ResidentAdapter
@@ -29,6 +32,26 @@ AdapterRows = tuple[Adapter | None, int, int]
 """An adapter, or None for the base model, and its rows from start to stop."""
 
 
+@dataclass(frozen=True)
+class LoRALimits:
+    """What memory for adapters is made for; the defaults are those of ``EngineArgs``.
+
+    Args:
+        memory_bytes: of the arena; a tenth of a GPU's memory if None, and no arena on a CPU.
+        max_rank: largest rank of any adapter.
+        max_rows: most tokens of a step.
+        max_decode_rows: most sequences of a step.
+    """
+
+    memory_bytes: int | None = None
+    max_rank: int = 16
+    max_rows: int = 2048
+    max_decode_rows: int = 256
+
+
+DEFAULT_LIMITS = LoRALimits()
+
+
 class LoRARuntime:
     """Adapters applied to one model; made once, when the engine starts."""
 
@@ -39,10 +62,16 @@ class LoRARuntime:
         max_loras: int,
         fetch_weights: Callable[[Adapter], Future[AdapterWeights]],
         projections: Sequence[PackedSites] | None = None,
+        *,
+        limits: LoRALimits = DEFAULT_LIMITS,
     ) -> None:
         parameter = next(model.parameters())
         self._device = parameter.device
-        store = TensorStore(parameter.dtype, RESIDENT_PER_RUNNING * max_loras)
+        self._arena: ArenaStore | None = None
+        if self._device.type == "cuda" or limits.memory_bytes is not None:
+            arena = allocate_arena(self._device, parameter.dtype, limits.memory_bytes)
+            self._arena = ArenaStore(packed_first(sites, projections or []), arena)
+        store = self._arena or TensorStore(parameter.dtype, RESIDENT_PER_RUNNING * max_loras)
         self.pool = DevicePool(fetch_weights, store)
         self._stack = AdapterStack(sites, parameter.device, parameter.dtype)
         self.pool.on_evict = self._stack.forget
@@ -50,8 +79,16 @@ class LoRARuntime:
         self.packed: PackedLoRA | None = None
         """What a fused decoder with these ``projections`` adds; None for a model without one."""
         if projections is not None:
-            updates = TorchUpdates(projections, self._device)
+            updates = self._updates(projections, limits)
             self.packed = PackedLoRA(projections, sites, self._resident, updates, self._device)
+
+    def wait_until_ready(self) -> None:
+        """Until host memory is pinned and kernels are compiled; capture no graph before.
+
+        The engine's start may go on meanwhile.
+        """
+        if self._arena is not None:
+            self._arena.staging.wait_until_ready()
 
     def arrange(self, items: Sequence[Item], adapter_of: AdapterOf[Item]) -> list[Item]:
         """Put the parts of a batch in the order of their adapters' slots, the base model last.
@@ -82,6 +119,17 @@ class LoRARuntime:
             samples: adapters of the rows whose logits are computed, in order.
         """
         return self._layers.running(self._plan(tokens), self._plan(samples))
+
+    def _updates(self, projections: Sequence[PackedSites], limits: LoRALimits) -> PackedUpdates:
+        if self._arena is None or self._device.type != "cuda":
+            return TorchUpdates(projections, self._device)
+        return KernelUpdates(
+            projections,
+            self._arena.table,
+            limits.max_rows,
+            limits.max_decode_rows,
+            limits.max_rank,
+        )
 
     def _plan(self, rows: Sequence[AdapterRows]) -> LoRAPlan | None:
         num_rows = rows[-1][2] if rows else 0
