@@ -144,12 +144,155 @@ def test_nobody_drains_while_a_place_is_free():
     assert gate.may_join(B)
 
 
-def test_nobody_drains_for_an_adapter_that_there_is_no_room_to_bring():
-    pool = FakePool(1, A)
-    gate = AdapterAdmission(pool, 1)
+@pytest.mark.parametrize(("waited", "joins"), [(0.5, True), (2.0, False)])
+def test_a_held_adapter_drains_for_one_that_there_is_no_room_for(waited, joins):
+    gate = AdapterAdmission(FakePool(1, A), 2, 1.0)
     gate.join(A)
-    gate.begin([(B, LONG_AGO)])
-    assert gate.may_join(A)
+    gate.begin([(B, now(waited))])
+    assert gate.may_join(A) is joins
+
+
+def test_a_suspended_sequence_holds_its_adapter_but_no_place():
+    gate = make_admission(1, A, B)
+    gate.join(A)
+    gate.suspend(A)
+    assert gate.pool.get(A).references == 1
+    assert gate.may_join(B)
+    gate.join(B)
+    assert not gate.may_resume(A)
+    gate.leave(B)
+    assert gate.may_resume(A)
+    gate.resume(A)
+    assert not gate.may_join(B)
+    assert gate.pool.get(A).references == 1
+    gate.leave(A)
+    assert gate.pool.get(A).references == 0
+
+
+def test_a_suspended_sequence_that_is_aborted_lets_its_adapter_go():
+    gate = make_admission(1, A)
+    gate.join(A)
+    gate.join(A)
+    gate.suspend(A)
+    gate.abandon(A)
+    assert gate.pool.get(A).references == 1
+    gate.leave(A)
+    assert gate.pool.get(A).references == 0
+    for act in (gate.suspend, gate.resume, gate.abandon):
+        act(None)
+    assert gate.may_resume(None)
+
+
+def test_what_suspended_sequences_hold_takes_only_them_when_it_is_in_the_way():
+    gate = AdapterAdmission(FakePool(1, A), 1)
+    gate.join(A)
+    gate.suspend(A)
+    gate.begin([(A, LONG_AGO), (B, LONG_AGO)])
+    assert not gate.may_join(A), "nobody new, or B would wait for ever"
+    assert gate.may_resume(A)
+    gate.resume(A)
+    gate.leave(A)
+
+
+class Simulation:
+    """Sequences over a pool of few places; what is asked for arrives at once."""
+
+    def __init__(self, capacity: int, max_loras: int) -> None:
+        self.pool = SmallPool(capacity)
+        self.gate = AdapterAdmission(self.pool, max_loras, drain_threshold=-1.0)
+        self.waiting: list[Adapter] = []
+        self.suspended: list[Adapter] = []
+        self.running: list[Adapter] = []
+
+    def step(self) -> None:
+        """What a scheduler does: those who were preempted first, then by arrival."""
+        self.gate.begin([(adapter, LONG_AGO) for adapter in self.suspended + self.waiting])
+        for adapter in list(self.suspended):
+            if self.gate.may_resume(adapter):
+                self.gate.resume(adapter)
+                self.suspended.remove(adapter)
+                self.running.append(adapter)
+        for adapter in list(self.waiting):
+            if self.gate.may_join(adapter):
+                self.gate.join(adapter)
+                self.waiting.remove(adapter)
+                self.running.append(adapter)
+        assert len(set(self.running)) <= self.gate.max_loras
+        for adapter in (A, B, C, D):
+            held = self.pool.resident.get(adapter.digest)
+            users = self.running.count(adapter) + self.suspended.count(adapter)
+            assert (held.references if held else 0) == users
+
+    def finish(self, which: int) -> None:
+        self.gate.leave(self.running.pop(which % len(self.running)))
+
+    def preempt(self) -> None:
+        adapter = self.running.pop()
+        self.gate.suspend(adapter)
+        self.suspended.append(adapter)
+
+    def abort_suspended(self) -> None:
+        self.gate.abandon(self.suspended.pop())
+
+
+class SmallPool(FakePool):
+    """Evicts what nobody holds, for room; adapters arrive at once."""
+
+    def prefetch(self, adapter: Adapter, keep: set[str]) -> bool:
+        if adapter.digest in self.resident:
+            return True
+        idle = [d for d, r in self.resident.items() if not r.references and d not in keep]
+        while len(self.resident) >= self.capacity:
+            if not idle:
+                return False
+            del self.resident[idle.pop(0)]
+        self.resident[adapter.digest] = ResidentAdapter(adapter, {})
+        return True
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.lists(st.sampled_from(["a", "b", "c", "d", "finish", "preempt", "abort"]), max_size=60),
+)
+def test_holding_never_locks_the_pool(capacity, max_loras, events):
+    """Whatever was preempted before: with nobody arriving any more, everybody ends."""
+    world = Simulation(capacity, max_loras)
+    for event in events:
+        if event == "finish" and world.running:
+            world.finish(0)
+        elif event == "preempt" and world.running:
+            world.preempt()
+        elif event == "abort" and world.suspended:
+            world.abort_suspended()
+        elif event in "abcd":
+            world.waiting.append({"a": A, "b": B, "c": C, "d": D}[event])
+        world.step()
+    for _ in range(len(world.waiting + world.suspended + world.running)):
+        assert world.running, "nobody can run"
+        world.finish(0)
+        world.step()
+    assert not world.waiting + world.suspended + world.running
+    assert not world.gate._since
+
+
+@pytest.mark.parametrize("capacity", [1, 2])
+def test_those_who_keep_coming_do_not_starve_one_that_needs_their_room(capacity):
+    world = Simulation(capacity, 2)
+    others = [A, B][:capacity]
+    world.waiting = list(others)
+    world.step()
+    world.waiting.append(D)
+    for _ in range(4):
+        world.waiting += others
+        world.preempt()
+        world.step()
+        world.finish(0)
+        world.step()
+        if D in world.running:
+            return
+    raise AssertionError("the last adapter never ran")
 
 
 @settings(max_examples=100)
