@@ -33,7 +33,7 @@ def measure_ceilings() -> Ceilings:
     ceilings = Ceilings(
         device=torch.cuda.get_device_name() if has_gpu else f"CPU ({platform.machine()})",
         torch=torch.__version__,
-        copy_bytes_per_second=_copy(4096 * _MIB if has_gpu else 64 * _MIB),
+        copy_bytes_per_second=_copy(1024 * _MIB if has_gpu else 64 * _MIB),
         matmul_flop_per_second=_matmul(8192 if has_gpu else 512),
         host_to_device_bytes_per_second=_host_to_device(256 * _MIB) if has_gpu else None,
     )

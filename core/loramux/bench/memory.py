@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from loramux.bench.adapter_memory import AdapterMemory, measure_adapter_memory
-from loramux.bench.offline import engine_arguments, running
+from loramux.bench.offline import engine_arguments, release_memory, with_engine
 from loramux.bench.own_server import serving
 from loramux.bench.random_adapter import write_adapter
 from loramux.bench.random_model import SHAPES, ModelShape, write_model
-from loramux.bench.scratch import scratch_directory
+from loramux.bench.scratch import adapter_bytes, model_bytes, scratch_directory
 from loramux.bench.settings import Settings
 from loramux.bench.shelf import AdapterShelf
-from loramux.bench.target import WEIGHTS_BYTES, server_arguments
+from loramux.bench.target import server_arguments
 from loramux.bench.workload import Workload, adapter_requests
+from loramux.llm import LLM
 
 SMALL_RANK = 8
 
@@ -66,14 +67,16 @@ def measure_memory(settings: Settings) -> MemoryReport:
     """
     shape = SHAPES[settings.shape]
     draws = draw_power_law(settings.num_adapters, settings.power_law_requests)
-    one = WEIGHTS_BYTES * shape.num_adapter_weights(settings.rank)
-    with scratch_directory(settings.scratch, len(set(draws)) * one) as scratch:
+    num_bytes = len(set(draws)) * adapter_bytes(shape, settings.rank)
+    num_bytes += model_bytes(settings, shape)
+    with scratch_directory(settings.scratch, num_bytes) as scratch:
         model = write_model(scratch / "model", shape, weights=settings.load_format == "auto")
         start = _server_start(settings, model, scratch)
         template = write_adapter(scratch / "small", shape, SMALL_RANK, seed=0)
         small = AdapterShelf(scratch / "small-adapters", template)
         adapter = measure_adapter_memory(settings, shape, model, small)
         small.clear()
+        release_memory()
         return MemoryReport(adapter, start, _power_law(settings, shape, model, scratch, draws))
 
 
@@ -129,11 +132,14 @@ def _speed(
     size = len(asked), settings.input_len
     workload = Workload.random(*size, settings.output_len, shape.vocab_size)
     arguments = engine_arguments(settings, shape, min(len(asked), 256))
-    with running(model, **{**residency(settings, shape, places), **arguments}) as llm:
-        warm = Workload.random(len(unique), settings.input_len, 1, shape.vocab_size, seed=1)
+    warm = Workload.random(len(unique), settings.input_len, 1, shape.vocab_size, seed=1)
+
+    def seconds(llm: LLM) -> float:
         warm.run(llm, list(request_of.values()))
-        seconds = workload.seconds(llm, [request_of[path] for path in asked])
-    return workload.num_output_tokens / seconds
+        return workload.seconds(llm, [request_of[path] for path in asked])
+
+    arguments = {**residency(settings, shape, places), **arguments}
+    return workload.num_output_tokens / with_engine(model, arguments, seconds)
 
 
 def residency(settings: Settings, shape: ModelShape, places: int) -> dict[str, Any]:
@@ -145,5 +151,5 @@ def residency(settings: Settings, shape: ModelShape, places: int) -> dict[str, A
     lora = {"enable_lora": True, "max_lora_rank": settings.rank}
     if not torch.cuda.is_available():
         return {**lora, "max_loras": -(-places // 2)}
-    one = WEIGHTS_BYTES * shape.num_adapter_weights(settings.rank)
-    return {**lora, "max_loras": settings.max_loras, "lora_memory_bytes": int(1.02 * places * one)}
+    memory = int(1.02 * places * adapter_bytes(shape, settings.rank))
+    return {**lora, "max_loras": settings.max_loras, "lora_memory_bytes": memory}

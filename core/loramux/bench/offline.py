@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,22 +13,34 @@ from loramux.bench.random_model import ModelShape, compute_dtype
 from loramux.bench.settings import Settings
 from loramux.llm import LLM
 
+Result = TypeVar("Result")
+
 SPARE_TOKENS = 1.1
 """Room in the KV cache over what all requests need: blocks are not filled to the brim."""
 
 
-@contextmanager
-def running(model: Path, **engine_args: Any) -> Iterator[LLM]:
-    """An engine whose memory is free again when the block ends; keep no other reference to it."""
+def with_engine(
+    model: Path, engine_args: Mapping[str, Any], work: Callable[[LLM], Result]
+) -> Result:
+    """What ``work`` makes of an engine; its memory is free again when this returns.
+
+    The engine must not be kept by what is returned. (As the target of a ``with`` it would live on
+    while the next one is started.)
+    """
     engine = LLM(str(model), **engine_args)
     try:
-        yield engine
+        return work(engine)
     finally:
         engine.shutdown()
         del engine
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
+
+
+def release_memory() -> None:
+    """Give back what engines held that nobody refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def engine_arguments(settings: Settings, shape: ModelShape, num_requests: int) -> dict[str, Any]:

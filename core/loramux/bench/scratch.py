@@ -8,7 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from loramux.bench.random_model import ModelShape, compute_dtype
+from loramux.bench.settings import Settings
+
 MEMORY = Path("/dev/shm")
+
+BFLOAT16_BYTES = 2
+
+
+def model_bytes(settings: Settings, shape: ModelShape) -> int:
+    """What the model's weights take on disk, the embedding among them."""
+    if settings.load_format == "dummy":
+        return 0
+    embedding = shape.vocab_size * shape.hidden_size
+    return (shape.num_weights_per_step + embedding) * compute_dtype().itemsize
+
+
+def adapter_bytes(shape: ModelShape, rank: int) -> int:
+    """What an adapter takes on disk, and on a GPU."""
+    return BFLOAT16_BYTES * shape.num_adapter_weights(rank)
 
 
 @contextmanager

@@ -13,13 +13,10 @@ from loramux.bench import BenchmarkError
 from loramux.bench.own_server import serving
 from loramux.bench.random_adapter import write_adapter
 from loramux.bench.random_model import SHAPES, ModelShape, write_model
-from loramux.bench.scratch import scratch_directory
+from loramux.bench.scratch import adapter_bytes, model_bytes, scratch_directory
 from loramux.bench.settings import Settings
 from loramux.bench.shelf import AdapterShelf
 from loramux.bench.streaming_client import StreamingClient, completion_body
-
-WEIGHTS_BYTES = 2
-"""Of one number in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,9 @@ def open_target(settings: Settings, num_adapters: int) -> Iterator[Target]:
         BenchmarkError: the server does not start, or too little is known about it.
     """
     shape = SHAPES[settings.shape]
-    one = WEIGHTS_BYTES * shape.num_adapter_weights(settings.rank)
-    with scratch_directory(settings.scratch, (num_adapters + 1) * one) as scratch:
+    num_bytes = (num_adapters + 1) * adapter_bytes(shape, settings.rank)
+    num_bytes += model_bytes(settings, shape)
+    with scratch_directory(settings.scratch, num_bytes) as scratch:
         template = write_adapter(scratch / "template", shape, settings.rank, seed=0)
         opened = _foreign if settings.base_url else _own
         with opened(settings, shape, scratch, template) as target:

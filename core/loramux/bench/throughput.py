@@ -10,10 +10,10 @@ from typing import Any
 
 from loramux.bench import BenchmarkError
 from loramux.bench.ceilings import Ceilings
-from loramux.bench.offline import cache_bytes_per_token, engine_arguments, running
+from loramux.bench.offline import cache_bytes_per_token, engine_arguments, with_engine
 from loramux.bench.random_adapter import write_adapters
 from loramux.bench.random_model import SHAPES, ModelShape, compute_dtype, write_model
-from loramux.bench.scratch import scratch_directory
+from loramux.bench.scratch import adapter_bytes, model_bytes, scratch_directory
 from loramux.bench.settings import Settings
 from loramux.bench.workload import Adapters, Workload, adapter_requests
 from loramux.llm import LLM
@@ -92,9 +92,10 @@ def measure_throughput(settings: Settings, ceilings: Ceilings) -> ThroughputRepo
     shape = SHAPES[settings.shape]
     if settings.peft and settings.load_format == "dummy":
         raise BenchmarkError("--peft needs the weights on disk; leave --load-format dummy out.")
-    with scratch_directory(settings.scratch, 0) as scratch:
+    most = max(settings.adapters)
+    num_bytes = model_bytes(settings, shape) + most * adapter_bytes(shape, max(settings.ranks))
+    with scratch_directory(settings.scratch, num_bytes) as scratch:
         model = write_model(scratch / "model", shape, weights=settings.load_format == "auto")
-        most = max(settings.adapters)
         adapters = write_adapters(scratch / "adapters", shape, list(settings.ranks), most)
         return _measure(settings, shape, model, adapters, ceilings)
 
@@ -106,25 +107,46 @@ def _measure(
         settings.requests, settings.input_len, settings.output_len, shape.vocab_size
     )
     arguments = engine_arguments(settings, shape, max(settings.requests, settings.bound_batch))
-    with running(model, **arguments) as llm:
-        seconds = {WITHOUT: _best(llm, workload, [None], settings.repeats)}
-        bound = _decode_bound(llm, settings, shape, ceilings)
+    without, bound = with_engine(
+        model,
+        arguments,
+        lambda llm: (
+            _best(llm, workload, [None], settings.repeats),
+            _decode_bound(llm, settings, shape, ceilings),
+        ),
+    )
     lora = {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": max(settings.ranks)}
-    with running(model, **{**lora, **arguments}) as llm:
-        seconds[IDLE] = _best(llm, workload, [None], settings.repeats)
-        requests = adapter_requests(adapters)
-        load_seconds = _load_seconds(llm, requests)
-        for count in settings.adapters:
-            case = f"{count} adapter{'s mixed' * (count > 1)}"
-            seconds[case] = _best(llm, workload, requests[:count], settings.repeats)
-        ours = workload.run(llm, [*requests, None]) if settings.peft else []
-    cases = [one.case(name, workload, seconds[WITHOUT]) for name, one in seconds.items()]
+    with_lora = with_engine(
+        model, {**lora, **arguments}, lambda llm: _with_lora(llm, settings, workload, adapters)
+    )
+    seconds = {WITHOUT: without, **with_lora.seconds}
+    cases = [one.case(name, workload, without) for name, one in seconds.items()]
     agreement = None
     if settings.peft:
         peft, theirs = _run_peft(model, adapters, workload, cases[0].tokens_per_second)
         cases.append(peft)
-        agreement = _agreement([output.outputs[0].token_ids for output in ours], theirs)
-    return ThroughputReport(cases, bound, load_seconds, agreement)
+        agreement = _agreement(with_lora.tokens, theirs)
+    return ThroughputReport(cases, bound, with_lora.load_seconds, agreement)
+
+
+@dataclass(frozen=True)
+class _WithLoRA:
+    """``tokens`` are of the requests as PEFT is given them, if it is."""
+
+    seconds: dict[str, _Seconds]
+    load_seconds: float
+    tokens: list[Sequence[int]]
+
+
+def _with_lora(llm: LLM, settings: Settings, workload: Workload, adapters: list[Path]) -> _WithLoRA:
+    seconds = {IDLE: _best(llm, workload, [None], settings.repeats)}
+    requests = adapter_requests(adapters)
+    load_seconds = _load_seconds(llm, requests)
+    for count in settings.adapters:
+        case = f"{count} adapter{'s mixed' * (count > 1)}"
+        seconds[case] = _best(llm, workload, requests[:count], settings.repeats)
+    ours = workload.run(llm, [*requests, None]) if settings.peft else []
+    return _WithLoRA(seconds, load_seconds, [output.outputs[0].token_ids for output in ours])
 
 
 def _best(llm: LLM, workload: Workload, adapters: Adapters, repeats: int) -> _Seconds:

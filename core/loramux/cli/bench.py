@@ -133,7 +133,7 @@ def _add_throughput(group: Any) -> None:
 def _add_streams(group: Any) -> None:
     add = group.add_argument
     add("--streams", type=int, metavar="INT", help="base requests that run beside (4, or 16)")
-    add("--seconds", type=float, metavar="SECONDS", help="length of each phase (5, or 20)")
+    add("--seconds", type=float, metavar="SECONDS", help="length of each phase of storm (5, or 20)")
     add("--samples", type=int, metavar="INT", help="requests of each kind in cold (20)")
     add("--rates", type=_numbers, metavar="LIST",
         help="adapters asked for each second in storm, a phase each (1,4, or 5,20)")  # fmt: skip

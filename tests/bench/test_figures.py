@@ -1,0 +1,48 @@
+"""From times to figures."""
+
+from __future__ import annotations
+
+import pytest
+
+from loramux.bench.base_streams import BaseStreams
+from loramux.bench.memory import draw_power_law
+from loramux.bench.spread import Spread
+from loramux.bench.streaming_client import Answer
+
+
+def test_a_spread_is_by_nearest_rank() -> None:
+    assert Spread.of([n / 1e3 for n in range(200, 0, -1)]) == Spread(200, 100.0, 198.0, 200.0)
+    assert Spread.of([0.5]) == Spread(1, 500.0, 500.0, 500.0)
+    assert Spread.of([]) is None
+
+
+def window(*answers: Answer) -> tuple[float, list[float]]:
+    """Tokens a second and the ordered gaps in milliseconds from 10 to 20 s."""
+    streams = BaseStreams([list(answers)])
+    found = streams.window(10.0, 20.0)
+    assert found.gap_ms is not None
+    return found.tokens_per_second, [found.gap_ms.count, found.gap_ms.p50, found.gap_ms.max]
+
+
+def test_a_window_counts_what_ends_in_it() -> None:
+    answer = Answer(arrivals=[8.0, 9.5, 10.5, 12.0, 19.0, 21.0], tokens=[1, 1, 1, 3, 1, 1])
+    assert window(answer) == (0.5, [4, pytest.approx(1000.0), pytest.approx(7000.0)])
+
+
+def test_a_stream_that_stands_still_has_one_long_gap() -> None:
+    answer = Answer(arrivals=[8.0, 9.0], tokens=[1, 1])
+    assert window(answer) == (0.0, [1, pytest.approx(11000.0), pytest.approx(11000.0)])
+
+
+def test_the_time_between_two_answers_is_no_gap() -> None:
+    ended = Answer(arrivals=[9.0, 11.0], tokens=[1, 1], ended=11.0)
+    next_one = Answer(arrivals=[19.0, 20.0], tokens=[1, 1])
+    assert window(ended, next_one) == (0.3, [2, pytest.approx(1000.0), pytest.approx(2000.0)])
+
+
+def test_a_power_law_prefers_the_first() -> None:
+    draws = draw_power_law(100, 20_000)
+    assert len(draws) == 20_000
+    assert set(draws) <= set(range(100))
+    assert draws.count(0) / draws.count(9) == pytest.approx(10, rel=0.25)
+    assert draws == draw_power_law(100, 20_000)
