@@ -14,15 +14,20 @@ from loramux.engine.front.prompts import Prompt
 from loramux.engine.llm_engine import LLMEngine
 from loramux.errors import InvalidRequestError
 from loramux.lora.request import LoRARequest
+from loramux.models.loader import choose_device
 from loramux.outputs import RequestOutput
 from loramux.sampling_params import RequestOutputKind, SamplingParams
 
+OFFLINE_TOKENS = 8192
 Message = dict[str, Any]
 Value = TypeVar("Value")
 
 
 class LLM:
     """A model with any number of LoRA adapters, for work that needs no server.
+
+    Nobody watches single tokens here, so on a GPU a step takes in up to ``OFFLINE_TOKENS`` tokens
+    unless ``max_num_batched_tokens`` says otherwise.
 
     Args:
         model: directory or Hugging Face id of the base model.
@@ -33,6 +38,8 @@ class LLM:
     """
 
     def __init__(self, model: str, **engine_args: Any) -> None:
+        if choose_device(engine_args.get("device", "auto")).type == "cuda":
+            engine_args.setdefault("max_num_batched_tokens", OFFLINE_TOKENS)
         self.llm_engine = LLMEngine.from_engine_args(EngineArgs(model=model, **engine_args))
         self._ids = count()
 

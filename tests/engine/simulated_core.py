@@ -240,3 +240,5 @@ class Simulation:
         assert self.core.cache.pool.num_free == self.core.runner.num_blocks
         assert all(resident.references == 0 for resident in self.pool.resident.values())
         assert len(scheduler.admission._running) == 0
+        assert len(scheduler.admission._suspended) == 0
+        assert scheduler.waiting.num_tokens == 0

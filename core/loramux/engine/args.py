@@ -95,6 +95,10 @@ class EngineArgs:
     enable_lora: bool = option(False, "serve LoRA adapters")
     max_loras: int = option(1, "adapters that may run in one batch")
     max_lora_rank: int = option(16, "largest rank accepted; memory is paid for true ranks only")
+    lora_memory_bytes: int | None = option(
+        None,
+        "bytes of GPU memory for adapters, each at its true size; a tenth of the GPU otherwise",
+    )
     max_cpu_loras: int | None = option(
         None, "adapters kept in host memory; four times max_loras, and at least 32, otherwise"
     )
@@ -129,7 +133,8 @@ class EngineArgs:
     def _check_ranges(self) -> None:
         for name in (
             "max_model_len", "block_size", "kv_cache_memory_bytes", "num_gpu_blocks_override",
-            "max_num_seqs", "max_num_batched_tokens", "prefill_chunk_size", "max_loras", "max_lora_rank", "max_cpu_loras",
+            "max_num_seqs", "max_num_batched_tokens", "prefill_chunk_size",
+            "max_loras", "max_lora_rank", "max_cpu_loras", "lora_memory_bytes",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None:

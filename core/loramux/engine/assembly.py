@@ -12,7 +12,7 @@ from loramux.engine.core import EngineCore
 from loramux.engine.front.prompts import PromptProcessor
 from loramux.engine.front.request_factory import RequestFactory
 from loramux.lora.checkpoint.reader import check_base_name, read_adapter
-from loramux.lora.device.runtime import LoRARuntime
+from loramux.lora.device.runtime import LoRALimits, LoRARuntime
 from loramux.lora.fetch.materializer import Materializer, ReadCheckpoint
 from loramux.lora.fetch.origin import LocalCheckpoint
 from loramux.lora.site import LoRASite
@@ -73,7 +73,19 @@ def _assemble_lora(args: EngineArgs, loaded: LoadedModel) -> tuple[Materializer,
     read = _reader(args, loaded, sites)
     materializer = Materializer(read, args.host_cache_size, max_concurrent)
     projections = None if loaded.decoder is None else loaded.decoder.projections
-    lora = LoRARuntime(loaded.model, sites, args.max_loras, materializer.weights_later, projections)
+    lora = LoRARuntime(
+        loaded.model,
+        sites,
+        args.max_loras,
+        materializer.weights_later,
+        projections,
+        limits=LoRALimits(
+            memory_bytes=args.lora_memory_bytes,
+            max_rank=args.max_lora_rank,
+            max_rows=args.max_num_batched_tokens,
+            max_decode_rows=args.max_num_seqs,
+        ),
+    )
     materializer.on_replaced = lambda adapter: lora.pool.retire(adapter.digest)
     return materializer, lora
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 
 import torch
 
@@ -138,7 +139,7 @@ class EngineCore:
         """Whether the sequence still runs: it may have ended or gone since the launch."""
         return self._sequences.get(chunk.sequence.sequence_id) is chunk.sequence
 
-    def _fail_step(self, chunks: list[Chunk], error: Exception) -> list[CoreOutput]:
+    def _fail_step(self, chunks: Seq[Chunk], error: Exception) -> list[CoreOutput]:
         """End the sequences of a step that raised; the others go on if the device can."""
         log.error("a step failed:\n%s", "".join(traceback.format_exception(error)))
         if isinstance(error, torch.AcceleratorError):

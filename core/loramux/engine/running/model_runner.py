@@ -53,6 +53,8 @@ class ModelRunner:
         self._use(allocate_caches(loaded, 1, args.block_size))
         self.num_blocks = choose_num_blocks(args, loaded, max_model_len, self._run_largest_step)
         self._use(allocate_caches(loaded, self.num_blocks, args.block_size))
+        if lora is not None:
+            lora.wait_until_ready()
         if self._attention.can_be_captured and not args.enforce_eager:
             with torch.inference_mode():
                 self._forward.capture(args, max_model_len)

@@ -31,7 +31,7 @@ class HostCopy:
     def wait(self) -> list[Tensor]:
         """The tensors on the host, once the device is done with them."""
         if self._event is not None:
-            self._event.synchronize()  # type: ignore[no-untyped-call]
+            self._event.synchronize()
         return self._copies
 
 

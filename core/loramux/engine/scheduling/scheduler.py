@@ -111,9 +111,13 @@ class Scheduler:
         """Take a sequence out if it is still here, and free what it holds."""
         if sequence in self.running:
             self.running.remove(sequence)
-            self._stop_running(sequence)
-        else:
-            self.waiting.discard(sequence)
+            self.cache.free(sequence)
+            if self.admission is not None:
+                self.admission.leave(sequence.adapter)
+            return
+        is_waiting = self.waiting.discard(sequence)
+        if is_waiting and sequence.is_suspended and self.admission is not None:
+            self.admission.abandon(sequence.adapter)
 
     def take_unplaceable(self) -> list[tuple[Sequence, Exception]]:
         """Remove the sequences whose adapter could not be placed, with the reason."""
@@ -152,20 +156,27 @@ class Scheduler:
         """Make room, at the cost of the youngest; False if that was the sequence itself."""
         while not self.cache.grow(sequence, num_tokens):
             youngest = self.running.pop()
-            self._stop_running(youngest)
-            youngest.num_preemptions += 1
-            self.waiting.push_front(youngest)
-            self._preempted = True
+            self._preempt(youngest)
             if youngest is sequence:
                 return False
         return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take a running sequence's blocks; it keeps its adapter, whatever becomes of the name."""
+        self.cache.free(sequence)
+        if self.admission is not None:
+            self.admission.suspend(sequence.adapter)
+        sequence.num_preemptions += 1
+        sequence.is_suspended = True
+        self.waiting.push_front(sequence)
+        self._preempted = True
 
     def _admit_waiting(self, chunks: list[Chunk], budget: StepBudget) -> None:
         """Start waiting sequences while tokens, places and blocks last."""
         heads = [(head.arrival_time, id(head), head) for head in self.waiting.heads()]
         while heads and budget.prompt_tokens and len(self.running) < self.max_num_seqs:
             sequence = heapq.heappop(heads)[2]
-            if self.admission is not None and not self.admission.may_join(sequence.adapter):
+            if not self._may_run(sequence):
                 continue
             num_tokens = self._start(sequence, budget)
             if not num_tokens:
@@ -187,10 +198,14 @@ class Scheduler:
         self.waiting.discard(sequence)
         self.running.append(sequence)
         if self.admission is not None:
-            self.admission.join(sequence.adapter)
+            enter = self.admission.resume if sequence.is_suspended else self.admission.join
+            enter(sequence.adapter)
+        sequence.is_suspended = False
         return num_tokens
 
-    def _stop_running(self, sequence: Sequence) -> None:
-        self.cache.free(sequence)
-        if self.admission is not None:
-            self.admission.leave(sequence.adapter)
+    def _may_run(self, sequence: Sequence) -> bool:
+        if self.admission is None:
+            return True
+        if sequence.is_suspended:
+            return self.admission.may_resume(sequence.adapter)
+        return self.admission.may_join(sequence.adapter)

@@ -54,6 +54,8 @@ class Sequence:
     num_prompt_logprobs: int = 0
     """Prompt positions whose log probabilities have been given."""
     num_preemptions: int = 0
+    is_suspended: bool = False
+    """It was preempted and waits to go on; it still holds its adapter."""
 
     @property
     def num_known_tokens(self) -> int:

@@ -30,15 +30,16 @@ class WaitingQueue:
         self._lines.setdefault(_line(sequence), deque()).appendleft(sequence)
         self.num_tokens += sequence.num_tokens
 
-    def discard(self, sequence: Sequence) -> None:
-        """Remove a sequence if it waits."""
+    def discard(self, sequence: Sequence) -> bool:
+        """Remove a sequence if it waits; returns whether it did."""
         line = self._lines.get(_line(sequence))
         if line is None or sequence not in line:
-            return
+            return False
         line.remove(sequence)
         self.num_tokens -= sequence.num_tokens
         if not line:
             del self._lines[_line(sequence)]
+        return True
 
     def heads(self) -> list[Sequence]:
         """The first sequence of every line, oldest first."""

@@ -124,8 +124,8 @@ class CapturedStep:
     def _compute(self, lora: PackedLoRA | None) -> Tensor:
         size, plan = self.size, self._plan
         rows, sequences = size.rows, size.sequences
-        ids, positions, slots, lengths, starts, logit_rows = self._inputs.split(
-            [rows, rows, rows, sequences, sequences + 1, sequences]
+        ids, positions, slots, lengths, starts, logit_rows = torch.split(
+            self._inputs, [rows, rows, rows, sequences, sequences + 1, sequences]
         )
         step = FusedStep(
             input_ids=plan.in_flight.resolve(ids),
