@@ -109,12 +109,20 @@ def _checkpoint(root: str, relative: str) -> str | None:
         OSError: if it is there and cannot be looked at.
     """
     directory = os.path.realpath(os.path.join(root, relative))
-    files = [os.path.realpath(os.path.join(directory, name)) for name in CHECKPOINT_FILES]
+    files = [_followed(os.path.join(directory, name)) for name in CHECKPOINT_FILES]
     for path in (directory, *files):
         if os.path.commonpath((root, path)) != root:
             log.debug("adapter %r is refused: %s is outside of %s", relative, path, root)
             return None
     return directory if _is_file(files[0]) else None
+
+
+def _followed(path: str) -> str:
+    """The real path of something in a directory whose path is real already.
+
+    ``realpath`` would look at every directory on the way again, which takes most of a look-up.
+    """
+    return os.path.realpath(path) if os.path.islink(path) else path
 
 
 def _is_file(path: str) -> bool:

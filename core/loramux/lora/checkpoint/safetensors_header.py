@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +24,9 @@ room of its text."""
 
 _FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 _MAX_DIMENSIONS = 8
+_REMEMBERED = 8
+_MAX_REMEMBERED_BYTES = 2**18
+"""Adapters of one trainer, rank and choice of layers have one header, which is parsed once."""
 _INTEGERS = frozenset({int})
 """JSON's integers are of just this type; its booleans, which Python counts in, are not."""
 _DTYPES = {
@@ -60,20 +65,28 @@ def header_length(prefix: bytes, file_bytes: int) -> int:
     return length
 
 
-def parse_header(header: bytes, file_bytes: int) -> dict[str, TensorEntry]:
+def parse_header(header: bytes, file_bytes: int) -> Mapping[str, TensorEntry]:
     """Check a JSON header against the size of its file and return the tensors, in file order.
 
     Raises:
         AdapterRefusedError: if an entry is malformed, has a type that LoRA tensors cannot have, or
             if the tensors do not fill the file exactly, without gap or overlap.
     """
+    parse = _parse_once if len(header) <= _MAX_REMEMBERED_BYTES else _parse
+    return parse(header, file_bytes)
+
+
+def _parse(header: bytes, file_bytes: int) -> Mapping[str, TensorEntry]:
     values = parse_object(header, "adapter_model.safetensors: the header")
     _check_metadata(values.pop("__metadata__", None))
     data_start = PREFIX_BYTES + len(header)
     entries = {name: _entry(name, value, data_start) for name, value in values.items()}
     ordered = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)))
     _check_contiguous(ordered, data_start, file_bytes)
-    return ordered
+    return MappingProxyType(ordered)
+
+
+_parse_once = lru_cache(maxsize=_REMEMBERED)(_parse)
 
 
 def _check_metadata(metadata: Any) -> None:
