@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from typing import Any
@@ -55,7 +55,11 @@ def run_each(settings: Settings, names: Sequence[str] = BENCHMARKS) -> Iterator[
     for name in names:
         print(f"loramux bench {name} ...", file=sys.stderr, flush=True)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            yield process.submit(_run_or_tell, name, settings).result()
+            try:
+                report = process.submit(_run_or_tell, name, settings).result()
+            except BrokenExecutor:
+                report = {name: {"error": "The process that measured was killed."}}
+        yield report
 
 
 def _run_or_tell(name: str, settings: Settings) -> Report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from loramux.llm import LLM
 WITHOUT = "LoRA off"
 IDLE = "LoRA on, no request names one"
 PEFT = "PEFT generate, one request at a time"
+
+WARM_UP_TOKENS = 4
+"""Of every request before anything is timed: kernels are compiled, adapters loaded."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ def _with_lora(llm: LLM, settings: Settings, workload: Workload, adapters: list[
 
 def _best(llm: LLM, workload: Workload, adapters: Adapters, repeats: int) -> _Seconds:
     runs = range(repeats)
+    replace(workload, output_len=min(WARM_UP_TOKENS, workload.output_len)).run(llm, adapters)
     prefill = min(workload.prefill.seconds(llm, adapters) for _ in runs)
     return _Seconds(prefill, min(workload.seconds(llm, adapters) for _ in runs))
 

@@ -69,28 +69,22 @@ def run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     if arguments.benchmark == "model":
         return _write_model(arguments, settings)
+    from loramux.bench.report import table
     from loramux.bench.run import failed, run_benchmark, run_each
 
     every = arguments.benchmark == "all"
     reports = run_each(settings) if every else [run_benchmark(arguments.benchmark, settings)]
     merged: dict[str, Any] = {}
     for report in reports:
-        _print_new(report, merged, arguments.json)
-        merged = {**report, **merged}
+        new = {name: section for name, section in report.items() if name not in merged}
+        merged.update(new)
+        if arguments.json != "-":
+            print(table(new) + "\n", flush=True)  # a long run shows each when it is there
         if arguments.json not in (None, "-"):
             Path(arguments.json).write_text(_as_json(merged), encoding="utf-8")
     if arguments.json == "-":
         print(_as_json(merged), end="")
     return int(failed(merged))
-
-
-def _print_new(report: Mapping[str, Any], known: Mapping[str, Any], json_file: str | None) -> None:
-    """The sections that are not known yet: a long run shows each as soon as it is there."""
-    from loramux.bench.report import table
-
-    if json_file != "-":
-        new = {name: section for name, section in report.items() if name not in known}
-        print(table(new) + "\n", flush=True)
 
 
 def _as_json(report: Mapping[str, Any]) -> str:
