@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 PREFIX = "base_model.model."
+
+_MAX_REMEMBERED_LENGTH = 256
+"""Adapters of one base model have the same names; those that nobody gave in earnest are no loss."""
 
 _LORA_NAME = re.compile(
     r"(?P<site>.+)\."
@@ -34,12 +38,19 @@ class TensorName(NamedTuple):
 
 def parse_tensor_name(name: str) -> TensorName | None:
     """Take a tensor's name apart, or return None if it does not name half of a LoRA pair."""
+    return (_parse_once if len(name) <= _MAX_REMEMBERED_LENGTH else _parse)(name)
+
+
+def _parse(name: str) -> TensorName | None:
     found = _LORA_NAME.fullmatch(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
     if found is None:
         return None
     if found["linear"]:
         return TensorName(found["site"], found["linear"], False, found["linear_adapter"])
     return TensorName(found["site"], found["embedding"], True, found["embedding_adapter"])
+
+
+_parse_once = lru_cache(maxsize=4096)(_parse)
 
 
 def base_parameter_name(name: str) -> str | None:

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from loramux.errors import AdapterUnavailableError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo, Tier
+from loramux.lora.checkpoint.read_threads import read_threads
 from loramux.lora.disk_cache.cache import DiskCache
 from loramux.lora.fetch.chained import chain, completed
 from loramux.lora.fetch.host_cache import HostCache
@@ -55,6 +56,7 @@ class Materializer:
         max_concurrent: int = 8,
         disk_cache: DiskCache | None = None,
     ) -> None:
+        read_threads()  # a variable that cannot be read is told here and not by the first request
         self._read = read
         self.on_replaced: Callable[[Adapter], None] = lambda adapter: None
         """Called, on any thread, with an adapter whose last name now means another."""
