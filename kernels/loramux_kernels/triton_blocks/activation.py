@@ -11,6 +11,7 @@ from torch import Tensor
 
 from loramux_kernels.blocks.layout import Activation
 from loramux_kernels.jit import device_function, kernel
+from loramux_kernels.overlap import let_next_begin, overlapping, wait_for_kernel_ahead
 from loramux_kernels.triton_blocks.checks import require_contiguous
 
 COLUMNS = 1024
@@ -33,7 +34,13 @@ def gated_activation(gate_up: Tensor, kind: Activation) -> Tensor:
     columns = min(COLUMNS, triton.next_power_of_2(width))
     programs = rows * triton.cdiv(width, columns)
     _activate[(programs,)](
-        out, gate_up, WIDTH=width, COLUMNS=columns, KIND=kind, num_warps=NUM_WARPS
+        out,
+        gate_up,
+        WIDTH=width,
+        COLUMNS=columns,
+        KIND=kind,
+        num_warps=NUM_WARPS,
+        **overlapping(gate_up.device),
     )
     return out
 
@@ -45,11 +52,14 @@ def _activate(
     WIDTH: tl.constexpr,
     COLUMNS: tl.constexpr,
     KIND: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ) -> None:
     PROGRAMS: tl.constexpr = triton.cdiv(WIDTH, COLUMNS)
     row = (tl.program_id(0) // PROGRAMS).to(tl.int64)
     column = tl.program_id(0) % PROGRAMS * COLUMNS + tl.arange(0, COLUMNS)
     exists = column < WIDTH
+    wait_for_kernel_ahead(OVERLAP)
+    let_next_begin(OVERLAP)
     source = gate_up + row * (2 * WIDTH) + column
     gate = tl.load(source, mask=exists, other=0.0)
     up = tl.load(source + WIDTH, mask=exists, other=0.0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from loramux_kernels.blocks.layout import RMSNorm
 from loramux_kernels.jit import device_function, kernel
+from loramux_kernels.overlap import let_next_begin, overlapping, wait_for_kernel_ahead
 from loramux_kernels.triton_blocks.checks import require_contiguous, require_shape
 
 VALUES_PER_THREAD = 16
@@ -53,6 +54,7 @@ def _launch(x: Tensor, residual: Tensor | None, norm: RMSNorm) -> Tensor:
         BLOCK=block,
         PLUS_ONE=norm.plus_one,
         num_warps=max(1, min(MAX_WARPS, block // (32 * VALUES_PER_THREAD))),
+        **overlapping(x.device),
     )
     return out
 
@@ -67,10 +69,13 @@ def _normalize_row(  # noqa: PLR0917
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     PLUS_ONE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ) -> None:
     column = tl.arange(0, BLOCK)
     exists = column < WIDTH
     place = tl.program_id(0).to(tl.int64) * WIDTH + column
+    wait_for_kernel_ahead(OVERLAP)
+    let_next_begin(OVERLAP)
     values = tl.load(x + place, mask=exists, other=0.0)
     # Loaded before the sum is known, so that the row does not wait twice for memory.
     gain = tl.load(weight + column, mask=exists, other=0.0)

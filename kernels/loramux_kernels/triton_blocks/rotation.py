@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loramux_kernels.blocks.layout import HeadLayout
 from loramux_kernels.jit import device_function, kernel
+from loramux_kernels.overlap import let_next_begin, overlapping, wait_for_kernel_ahead
 from loramux_kernels.paged_attention import LayerCache
 from loramux_kernels.triton_blocks.checks import require_contiguous, require_shape
 from loramux_kernels.triton_blocks.normalization import inverse_root, normalized, squares
@@ -63,6 +64,7 @@ def rotate_and_store_(
         # More threads than a row of the table has values: then each thread loads what it needs of
         # the row, instead of all sharing it through shared memory.
         num_warps=max(1, triton.next_power_of_2(dim) // 32),
+        **overlapping(qkv.device),
     )
     return queries
 
@@ -118,12 +120,15 @@ def _rotate_and_store(  # noqa: PLR0917
     GROUP: tl.constexpr,
     Q_PLUS_ONE: tl.constexpr,
     K_PLUS_ONE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ) -> None:
     QUERY_GROUPS: tl.constexpr = triton.cdiv(NUM_HEADS, GROUP)
     KEY_GROUPS: tl.constexpr = triton.cdiv(NUM_KV_HEADS, GROUP)
     PROGRAMS: tl.constexpr = QUERY_GROUPS + 2 * KEY_GROUPS
     row = (tl.program_id(0) // PROGRAMS).to(tl.int64)
     group = tl.program_id(0) % PROGRAMS
+    wait_for_kernel_ahead(OVERLAP)
+    let_next_begin(OVERLAP)
     source = qkv + row * ((NUM_HEADS + 2 * NUM_KV_HEADS) * DIM)
     table = tl.load(positions + row).to(tl.int64) * (2 * HALF)
     slot = tl.load(slots + row).to(tl.int64)
