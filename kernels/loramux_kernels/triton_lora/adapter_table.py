@@ -78,10 +78,12 @@ class AdapterTable:
         row = self.encode(placements) if row is None else row
         self._placements[slot] = dict(placements)
         self._max_ranks[slot] = max((pair.rank for pair in placements.values()), default=0)
+        if self.records.is_cuda:
+            row = row.pin_memory()
         self.records[slot].copy_(row, non_blocking=True)
 
     def encode(self, placements: Mapping[int, PairPlacement]) -> Tensor:
-        """An adapter's records on the host, int32 ``[num_sites, 4]``, pinned for a GPU.
+        """An adapter's records, int32 ``[num_sites, 4]`` on the host.
 
         Raises:
             ValueError: a matrix is not aligned.
@@ -96,8 +98,7 @@ class AdapterTable:
             record = array("i", (pair.a // GRANULE, pair.b // GRANULE, pair.rank))
             record.frombytes(struct.pack("f", pair.scaling))
             row[site * RECORD : (site + 1) * RECORD] = record
-        tensor = torch.frombuffer(row, dtype=torch.int32).view(self.num_sites, RECORD)
-        return tensor.pin_memory() if self.records.is_cuda else tensor
+        return torch.frombuffer(row, dtype=torch.int32).view(self.num_sites, RECORD)
 
     def clear(self, slot: int) -> None:
         """Make the slot's rows those of the base model."""

@@ -69,10 +69,11 @@ class Piece:
     matrices: list[Tensor] = field(default_factory=list)
     num_bytes: int = 0
     num_records: int = 0
+    _next_address: int = -1
 
     def add(self, part: _Part) -> None:
         position = self.position_of(part)
-        if self._continues(part):
+        if part.address == self._next_address:
             self.runs[-1].num_bytes += part.num_bytes
         else:
             self.runs.append(Run(part.address, part.num_bytes, position))
@@ -83,32 +84,29 @@ class Piece:
         self.matrices.append(part.matrix)
         self.num_bytes = position + part.num_bytes
         self.num_records += 1
+        self._next_address = part.address + part.num_bytes
 
     def position_of(self, part: _Part) -> int:
         """Where a part will lie: behind the last, aligned as it is on the host."""
-        if self._continues(part):
+        if part.address == self._next_address:
             return self.num_bytes
         return -(-self.num_bytes // ALIGNMENT) * ALIGNMENT + part.address % ALIGNMENT
 
-    def _continues(self, part: _Part) -> bool:
-        return bool(self.runs) and self.runs[-1].address + self.runs[-1].num_bytes == part.address
-
 
 def cut(moves: Iterable[Move], max_bytes: int, max_records: int) -> Iterator[Piece]:
-    """Pieces of at most so many bytes and records, matrices in the order they have on the host.
+    """Pieces of at most so many bytes and records, each as soon as its matrices are known.
 
     Raises:
         ValueError: one row of a matrix has more bytes than a piece.
     """
-    parts = [part for move in moves for part in _parts(move, max_bytes - 2 * ALIGNMENT)]
-    parts.sort(key=lambda part: part.address)
     piece = Piece()
-    for part in parts:
-        end = piece.position_of(part) + part.num_bytes
-        if end > max_bytes or piece.num_records == max_records:
-            yield piece
-            piece = Piece()
-        piece.add(part)
+    for move in moves:
+        for part in _parts(move, max_bytes - 2 * ALIGNMENT):
+            end = piece.position_of(part) + part.num_bytes
+            if end > max_bytes or piece.num_records == max_records:
+                yield piece
+                piece = Piece()
+            piece.add(part)
     if piece.num_records:
         yield piece
 
@@ -125,11 +123,12 @@ def _parts(move: Move, max_bytes: int) -> Iterator[_Part]:
             "bytes: make the staging area larger."
         )
     stride = rows if move.transposed else 0
+    address = matrix.data_ptr()
     for start in range(0, rows, step):
         count = min(step, rows - start)
-        address = matrix.data_ptr() + start * row_bytes
-        first = move.first + start
-        yield _Part(matrix, address, count * row_bytes, count, columns, first, stride)
+        size = count * row_bytes
+        yield _Part(matrix, address, size, count, columns, move.first + start, stride)
+        address += size
 
 
 def _plain(matrix: Tensor) -> Tensor:

@@ -116,19 +116,19 @@ class Staging:
         self._gatherers.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self) -> None:
-        for device in self._device_bytes:
-            host = self._empty(torch.device("cpu"), pinned=device.is_cuda)
-            self._slots.put(StagingSlot(host, device))
-        if self._arena.is_cuda:
-            self._warm_up()
+        with torch.cuda.stream(self._stream):  # of the arena's GPU, whichever that is
+            for device in self._device_bytes:
+                host = self._empty(torch.device("cpu"), pinned=device.is_cuda)
+                self._slots.put(StagingSlot(host, device))
+            if self._stream is not None:
+                self._warm_up()
+                self._stream.synchronize()
 
     def _warm_up(self) -> None:
         """Compile the kernel for what comes, which must not happen while a request waits."""
-        record = torch.zeros((1, PLACE_FIELDS), dtype=torch.int64, device=self._arena.device)
-        with torch.cuda.stream(self._stream):
-            for dtype in DIRECT_DTYPES:
-                place_(self._arena, self._device_bytes[0].view(dtype), record)
-            torch.cuda.current_stream().synchronize()
+        nothing = torch.zeros((1, PLACE_FIELDS), dtype=torch.int64, device=self._arena.device)
+        for dtype in DIRECT_DTYPES:
+            place_(self._arena, self._device_bytes[0].view(dtype), nothing)
 
     def _gather(self, piece: Piece) -> GatheredPiece:
         """Take a slot and have the piece copied to it."""
