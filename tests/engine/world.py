@@ -157,6 +157,8 @@ def make_engine(model: Path, **changes: Any) -> LLMEngine:
         "max_num_batched_tokens": 24,
         "num_gpu_blocks_override": 64,
     }
+    if torch.cuda.is_available():  # the default is a share of the GPU, for each engine
+        defaults["lora_memory_bytes"] = 64 << 20
     return LLMEngine.from_engine_args(EngineArgs(model=str(model), **{**defaults, **changes}))
 
 
