@@ -99,11 +99,18 @@ def _address(output: Iterable[str]) -> str:
     raise AssertionError(f"the server did not start: {''.join(printed)}")
 
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
+@contextmanager
+def running_moto() -> Iterator[S3Server]:
+    """Run moto, with an empty bucket."""
     with running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]) as url:
         server = S3Server(url)
         server.client().create_bucket(Bucket=BUCKET)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[S3Server]:
+    with running_moto() as server:
         yield server
 
 

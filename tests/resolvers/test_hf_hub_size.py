@@ -17,6 +17,7 @@ from huggingface_hub import HFCacheInfo, constants, hf_hub_download, scan_cache_
 from loramux.errors import AdapterError
 from loramux.lora.disk_cache.cache import DiskCache
 from loramux.lora.hub.cache import cached_commit
+from loramux.lora.hub.record import Record
 from loramux.lora.hub.source import HubSource
 from tests.resolvers.hub_server import HubServer, answer, drip
 from tests.resolvers.test_hf_hub import REPO, adapter
@@ -256,6 +257,19 @@ def test_the_next_download_is_whole_and_removes_what_a_killed_process_left(commi
     cache = DiskCache(directory, 10**6)
     assert use(cache, commit, "a") == b"a" * 500
     assert len(files_in_cache()) == 4
+
+
+@pytest.fixture
+def running(directory: Path) -> DiskCache:
+    """The cache of a process that does not start only now."""
+    return DiskCache(directory, 10**6)
+
+
+def test_a_process_that_runs_already_removes_what_a_killed_one_left(running, killed, commit):
+    assert use(running, commit, "a") == b"a" * 500
+    assert len(files_in_cache()) == 4
+    (record,) = records(running.directory)
+    assert len(Record.read(record).files) == 2
 
 
 @pytest.mark.usefixtures("killed")

@@ -49,16 +49,16 @@ class HubLedger:
             OSError: the records cannot be written.
         """
         path = self._directory / f"{_key(snapshot, files)}.json"
-        missing = [file for file in files if not snapshot.has(file)]
-        if not missing and not path.exists():
+        is_here = all(map(snapshot.has, files))
+        if is_here and not path.exists():
             yield
             return
-        lock = self._hold(path, snapshot, missing, num_bytes)
+        lock = self._hold(path, snapshot, files, num_bytes)
         try:
             yield
         finally:
             lock.close()
-            if missing:
+            if not is_here:
                 self.sweep()
 
     def sweep(self) -> None:
@@ -66,18 +66,18 @@ class HubLedger:
         if not self._directory.is_dir():
             return
         with self._locked():
-            for path in self._records():
-                record = Record.read(path)
-                if (record is None or not record.is_whole) and not is_held(path):
-                    _remove_broken(path, record)
+            self._remove_broken()
             self._evict(self._max_bytes)
 
     def _hold(
-        self, path: Path, snapshot: Snapshot, missing: Sequence[str], num_bytes: int
+        self, path: Path, snapshot: Snapshot, files: Sequence[str], num_bytes: int
     ) -> FileLock:
         """Lock a record, and note in it what is about to be fetched."""
         self._directory.mkdir(0o700, parents=True, exist_ok=True)
         with self._locked():
+            if not all(map(snapshot.has, files)):
+                self._remove_broken()  # perhaps the beginnings of this very download
+            missing = [file for file in files if not snapshot.has(file)]
             lock = FileLock(path)
             lock.wait_shared()
             if missing:
@@ -85,6 +85,17 @@ class HubLedger:
                 self._evict(max(self._max_bytes - num_bytes, 0))
             path.touch()
         return lock
+
+    def _remove_broken(self) -> None:
+        for path in self._records():
+            record = Record.read(path)
+            if is_held(path) or (record is not None and record.is_whole):
+                continue
+            if record is not None:
+                if record.snapshot.is_being_downloaded():
+                    continue  # what is unfinished may be another's; there will be a next time
+                record.remove()
+            path.unlink()
 
     def _evict(self, limit: int) -> None:
         """Remove what was not used for longest and nobody holds, down to ``limit`` bytes."""
@@ -114,11 +125,3 @@ class HubLedger:
 def _key(snapshot: Snapshot, files: Sequence[str]) -> str:
     text = "\0".join((str(snapshot.repository), snapshot.commit, *files))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _remove_broken(path: Path, record: Record | None) -> None:
-    if record is not None:
-        if record.snapshot.is_being_downloaded():
-            return  # what is unfinished there may be somebody else's; there will be a next time
-        record.remove_with_unfinished()
-    path.unlink()

@@ -14,7 +14,7 @@ from loramux.lora.hub.snapshot import Inode, Snapshot
 
 @dataclass(frozen=True)
 class Record:
-    """Files of a snapshot, and when (in seconds of the clock) their latest download began."""
+    """Files of a snapshot, and when (in seconds of the clock) their first download began."""
 
     snapshot: Snapshot
     files: tuple[str, ...]
@@ -34,8 +34,9 @@ class Record:
     def including(cls, path: Path, snapshot: Snapshot, files: Sequence[str]) -> Self:
         """The record in a file, of this snapshot, with more files."""
         known = cls.read(path)
-        names = {*files, *(known.files if known else ())}
-        return cls(snapshot, tuple(sorted(names)), time.time())
+        if known is None:
+            return cls(snapshot, tuple(files), time.time())
+        return cls(snapshot, tuple(sorted({*files, *known.files})), known.began)
 
     def write(self, path: Path) -> None:
         """Note it in a file that exists, and may be locked.
@@ -62,10 +63,6 @@ class Record:
         return self.snapshot.sizes(self.files)
 
     def remove(self) -> int:
-        """See ``Snapshot.remove``."""
-        return self.snapshot.remove(self.files)
-
-    def remove_with_unfinished(self) -> None:
-        """Remove what arrived, and what did not do so wholly."""
+        """Remove what arrived, and what did not do so wholly; returns the bytes freed."""
         self.snapshot.remove_unfinished(self.began)
-        self.snapshot.remove(self.files)
+        return self.snapshot.remove(self.files)
