@@ -155,13 +155,14 @@ def _pad(tokens: Tensor, count: int) -> Tensor:
     return torch.cat([tokens, tokens.new_full((count, *tokens.shape[1:]), float("nan"))])
 
 
-def check(case: Case, tiles: tuple[int, int, int] = (16, 16, 16)) -> None:
+def check(case: Case, tiles: tuple[int, int, int] = (16, 16, 16), goal: int = 6) -> None:
     """Compare in float32, under the interpreter, with small tiles.
 
-    ``tiles`` are the keys of a decode tile, and rows and keys of a prefill tile.
+    ``tiles`` are the keys of a decode tile, and rows and keys of a prefill tile; ``goal`` is how
+    many chunks all decodes are cut into.
     """
     batch = make_batch(case)
-    out = compute(batch, small_tiles(*tiles))
+    out = compute(batch, small_tiles(*tiles, goal * case.kv_heads))
     torch.testing.assert_close(out.double(), batch.expected, atol=5e-6, rtol=1e-5)
 
 
@@ -190,11 +191,21 @@ def torch_batch(case: Case, batch: Batch) -> AttentionBatch:
     return AttentionBatch(batch.metadata.slots, decodes, prefills, case.block_size)
 
 
-def small_tiles(decode_keys: int, prefill_rows: int, prefill_keys: int) -> Tiles:
+def small_tiles(
+    decode_keys: int, prefill_rows: int, prefill_keys: int, decode_programs: int = 12
+) -> Tiles:
     from loramux_kernels.triton_attention import DecodeTiles, PrefillTiles, Tiles
 
-    decode = DecodeTiles(decode_keys, min_tiles=1, programs_per_processor=12)
+    decode = DecodeTiles(decode_keys, min_tiles=1, programs_per_processor=decode_programs)
     return Tiles(decode, PrefillTiles(prefill_rows, prefill_keys))
+
+
+def newness_of_plans(windows: list[int | None]) -> list[bool]:
+    """What layers with these windows, one after another, are told about their plan."""
+    from loramux_kernels.triton_attention import DecodeTiles
+
+    metadata = _metadata([(40, 1)])
+    return [metadata.chunk_plan(1, window, DecodeTiles()).is_new() for window in windows]
 
 
 def chunk_plan(

@@ -82,6 +82,48 @@ def overwritten_operands(machine_code: str) -> list[str]:
     return found
 
 
+def broken_overlap(machine_code: str) -> list[str]:
+    """What a kernel does before it has waited for the one ahead: all but loads and arithmetic.
+
+    See ``loramux_kernels.overlap`` for the rule.
+    """
+    code = instructions(machine_code)
+    forbidden = ("ST", "RED", "ATOM", "EXIT", "PREEXIT", "UBLKCP", "UTMASTG")
+    return [
+        f"{address:04x} {text}"
+        for address, text in _before_the_wait(code)
+        if _operation(text).startswith(forbidden) and not _operation(text).startswith("STS")
+    ]
+
+
+def loads_before_the_wait(machine_code: str) -> int:
+    """Loads from device memory that do not wait for the kernel ahead."""
+    code = _before_the_wait(instructions(machine_code))
+    return sum(_operation(text).startswith(("LDG", "UTMALDG")) for _, text in code)
+
+
+def _before_the_wait(code: Instructions) -> Instructions:
+    """What may run before, on any path."""
+    at = {address: index for index, (address, _) in enumerate(code)}
+    todo, seen = [0], set()
+    while todo:
+        index = todo.pop()
+        if index in seen or "ACQBULK" in code[index][1]:
+            continue
+        seen.add(index)
+        text = code[index][1]
+        target = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
+        if target:
+            todo.append(at[int(target[1], 16)])
+        if text.startswith("@") or not (target or _operation(text) == "EXIT"):
+            todo.append(index + 1)
+    return [code[index] for index in sorted(seen)]
+
+
+def _operation(text: str) -> str:
+    return re.sub(r"^@!?U?P\w+\s+", "", text).partition(" ")[0]
+
+
 def _written(text: str) -> set[int]:
     """Registers that an instruction writes, at least."""
     operation, _, operands = re.sub(r"^@!?U?P\w+\s+", "", text).partition(" ")

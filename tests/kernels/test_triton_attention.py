@@ -14,6 +14,7 @@ pytest.importorskip("triton", reason="the GPU kernels need the extra gpu")
 
 DECODES = ((1, 1), (16, 1), (50, 1), (0, 1))
 PREFILLS = ((5, 5), (40, 21), (33, 2))
+SINGLE_TOKENS = ((16, 1), (1, 1), (50, 1), (33, 1), (0, 1), (17, 1), (96, 1))
 MIXED = ((40, 21), (33, 1), (0, 1), (5, 5), (50, 1), (34, 3))
 
 VARIANTS = {
@@ -35,6 +36,32 @@ def interpreter():
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
 def test_variants(interpreter, variant):
     interpreter.submit(attention_cases.check, Case(MIXED, **variant)).result()
+
+
+@pytest.mark.parametrize("variant", ["plain", "sinks", "all"])
+@pytest.mark.parametrize("goal", [1, 7, 40], ids=["all whole", "some whole", "all cut"])
+def test_sequences_of_one_chunk_and_of_several(interpreter, goal, variant):
+    """Memory that nobody wrote is NaN: a single chunk must not be joined, nor several left."""
+    case = Case(SINGLE_TOKENS, **VARIANTS[variant])
+    interpreter.submit(attention_cases.check, case, (16, 16, 16), goal).result()
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+def test_padding_has_zeros_or_no_rows(interpreter, sinks):
+    shapes = ((0, 1), (60, 1), (0, 0), (9, 9), (0, 0), (20, 1), (0, 0))
+    interpreter.submit(attention_cases.check, Case(shapes, sinks=sinks)).result()
+    decodes = ((35, 1), (0, 1), (0, 1))
+    interpreter.submit(attention_cases.check, Case(decodes, sinks=sinks)).result()
+
+
+def test_many_chunks_are_joined_64_at_a_time(interpreter):
+    case = Case(((1200, 1),), heads=2, kv_heads=1, sinks=True)
+    interpreter.submit(attention_cases.check, case, (16, 16, 16), 80).result()
+
+
+def test_layers_share_a_plan_which_the_first_of_them_waits_for(interpreter):
+    new = interpreter.submit(attention_cases.newness_of_plans, [None, 8, None, 8, None]).result()
+    assert new == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize("shapes", [DECODES, PREFILLS], ids=["decode", "prefill"])
@@ -109,8 +136,25 @@ def test_chunks_cover_what_is_visible_once(interpreter, lengths, window, keys, m
         assert begins == bounds[:-1]
         assert bounds[-1] == length
         assert all(begin < end for begin, end in zip(begins, ends, strict=True))
+        assert [item[4:] for item in items] == [[i, len(items)] for i in range(len(items))]
     assert first[-1] == first[-2], "a chunk of several tokens is not decoded"
     assert all(item[0] == -1 for item in work[first[-1] :])
+
+
+@settings(deadline=None, max_examples=10)
+@given(count=st.integers(1, 12), tiles=st.integers(1, 40), goal=st.integers(1, 20))
+def test_like_sequences_stay_whole_where_they_fill_half_of_the_goal(
+    interpreter, count, tiles, goal
+):
+    shapes = [(tiles * 16 - tiles % 16, 1)] * count
+    work, first = interpreter.submit(attention_cases.chunk_plan, shapes, None, 16, 1, goal).result()
+    chunks = work[0][5]
+    assert first == [chunks * index for index in range(count + 1)]
+    assert count * chunks <= max(goal, count), "no more programs than were asked for"
+    if 2 * count > goal:
+        assert chunks == 1
+    elif tiles >= goal:
+        assert 2 * count * chunks >= goal, "half of what was asked for at least"
 
 
 @settings(deadline=None, max_examples=15)

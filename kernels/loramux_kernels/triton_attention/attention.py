@@ -11,9 +11,10 @@ import torch
 import triton
 from torch import Tensor
 
+from loramux_kernels.overlap import overlapping
 from loramux_kernels.paged_attention import AttentionOptions, LayerCache
 from loramux_kernels.triton_attention.decode import attend_chunks, combine_chunks
-from loramux_kernels.triton_attention.metadata import Metadata
+from loramux_kernels.triton_attention.metadata import ChunkPlan, Metadata
 from loramux_kernels.triton_attention.prefill import attend_queries
 from loramux_kernels.triton_attention.softmax import Scoring
 from loramux_kernels.triton_attention.tiles import (
@@ -73,6 +74,7 @@ def _decode(
     partial_log = query.new_empty(num_items, num_heads, dtype=torch.float32)
     scoring = Scoring.of(options)
     attend_chunks[(num_kv_heads, num_items)](
+        out,
         partial,
         partial_log,
         query,
@@ -80,6 +82,8 @@ def _decode(
         cache.values,
         metadata.block_table,
         plan.work,
+        options.sinks,
+        int(plan.is_new()),
         metadata.block_table.stride(0),
         query.stride(0),
         query.stride(1),
@@ -95,19 +99,29 @@ def _decode(
         TILE=tiles.keys,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
+        **overlapping(query.device),
     )
-    many_chunks = num_items > 16 * metadata.num_decodes
-    combine_chunks[(len(metadata.lengths), num_heads)](
+    _combine(out, partial, partial_log, metadata, plan)
+
+
+def _combine(
+    out: Tensor, partial: Tensor, partial_log: Tensor, metadata: Metadata, plan: ChunkPlan
+) -> None:
+    num_heads, value_dim = out.shape[1:]
+    many_chunks = len(plan.work) > 16 * metadata.num_decodes
+    heads = 1 if many_chunks else min(4, triton.next_power_of_2(num_heads))
+    combine_chunks[(len(metadata.lengths), triton.cdiv(num_heads, heads))](
         out,
         partial,
         partial_log,
         metadata.query_start_loc,
         plan.first_item,
-        options.sinks,
         NUM_HEADS=num_heads,
         VALUE_DIM=value_dim,
-        CHUNKS=64 if many_chunks else 16,
+        HEADS=heads,
+        CHUNKS=64 if many_chunks else 8,
         num_warps=8 if many_chunks else 4,
+        **overlapping(out.device),
     )
 
 
@@ -152,6 +166,7 @@ def _prefill(
         TILE=tiles.keys,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
+        **overlapping(query.device),
     )
 
 

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from loramux_kernels.jit import device_function, kernel
+from loramux_kernels.overlap import let_next_begin, overlapping, wait_for_kernel_ahead
 from loramux_kernels.paged_attention import LayerCache
 
 
@@ -32,6 +33,7 @@ def write_kv(cache: LayerCache, slots: Tensor, keys: Tensor, values: Tensor) -> 
         KEY_DIM=key_dim,
         VALUE_DIM=values.shape[-1],
         num_warps=4,
+        **overlapping(slots.device),
     )
 
 
@@ -49,7 +51,10 @@ def store_tokens(  # noqa: PLR0917
     NUM_HEADS: tl.constexpr,
     KEY_DIM: tl.constexpr,
     VALUE_DIM: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ) -> None:
+    wait_for_kernel_ahead(OVERLAP)
+    let_next_begin(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + row).to(tl.int64)
     if slot < 0:

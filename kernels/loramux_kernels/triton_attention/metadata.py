@@ -11,18 +11,30 @@ import torch
 import triton
 from torch import Tensor
 
-from loramux_kernels.triton_attention.plan import plan_chunks, plan_tiles
+from loramux_kernels.overlap import overlapping
+from loramux_kernels.triton_attention.plan import (
+    CHUNK_FIELDS,
+    TILE_FIELDS,
+    plan_chunks,
+    plan_tiles,
+)
 from loramux_kernels.triton_attention.tiles import DecodeTiles
 
 _NO_WINDOW = 2**31 - 1
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ChunkPlan:
     """Work of the decode kernels; see ``plan_chunks``."""
 
     work: Tensor
     first_item: Tensor
+    _was_used: bool = False
+
+    def is_new(self) -> bool:
+        """Whether nobody asked before: the kernel that plans may be the one directly ahead."""
+        was_used, self._was_used = self._was_used, True
+        return not was_used
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +113,8 @@ class Metadata:
 
     def _plan_chunks(self, num_kv_heads: int, window: int | None, tiles: DecodeTiles) -> ChunkPlan:
         goal = tiles.goal(num_kv_heads, self.lengths.device)
-        # Each sequence adds at most one chunk by rounding up.
-        work = self.lengths.new_empty(goal + self.num_decodes, 4)
+        # Each sequence adds at most the one chunk that it has if it is short.
+        work = self.lengths.new_empty(goal + self.num_decodes, CHUNK_FIELDS.value)
         first_item = torch.empty_like(self.query_start_loc)
         plan_chunks[(len(self.lengths),)](
             work,
@@ -116,13 +128,14 @@ class Metadata:
             SEQUENCES=triton.next_power_of_2(len(self.lengths)),
             TILE=tiles.keys,
             MIN_TILES=tiles.min_tiles,
+            **overlapping(self.lengths.device),
         )
         return ChunkPlan(work, first_item)
 
     def _plan_tiles(self, queries_per_tile: int) -> Tensor:
         # Each sequence adds at most one tile by rounding up.
         num_items = self.num_prefill_rows // queries_per_tile + self.num_prefills
-        work = self.lengths.new_empty(num_items, 4)
+        work = self.lengths.new_empty(num_items, TILE_FIELDS.value)
         plan_tiles[(len(self.lengths),)](
             work,
             self.query_start_loc,
@@ -131,5 +144,6 @@ class Metadata:
             num_items,
             SEQUENCES=triton.next_power_of_2(len(self.lengths)),
             QUERIES=queries_per_tile,
+            **overlapping(self.lengths.device),
         )
         return work

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from loramux_kernels.jit import device_function, kernel
+from loramux_kernels.overlap import let_next_begin, wait_for_kernel_ahead
 from loramux_kernels.triton_attention.softmax import (
     LOG2_E,
     PRECISION,
@@ -44,6 +45,7 @@ def attend_queries(  # noqa: PLR0915, PLR0917
     WINDOW: tl.constexpr,
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ) -> None:
     """Attention of one tile of queries.
 
@@ -55,6 +57,8 @@ def attend_queries(  # noqa: PLR0915, PLR0917
         out: ``[num_rows, NUM_HEADS, VALUE_DIM]``; sinks: ``[NUM_HEADS]``.
         work: ``[items, 4]``: sequence or -1, first row, position of that row, number of queries.
     """
+    wait_for_kernel_ahead(OVERLAP)
+    let_next_begin(OVERLAP)
     GROUP: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
     kv_head = tl.program_id(0)
     # The last tiles of a sequence have the most keys and begin first.

@@ -13,15 +13,16 @@ import triton
 class DecodeTiles:
     """Tokens per tile, and how finely the work of a batch is cut.
 
-    ``programs_per_processor`` counts programs that read all there is to read; several times what
-    runs at once, so that none is long alone. ``min_tiles`` bounds the chunks from below.
+    ``programs_per_processor`` counts programs that read all there is to read. It is about twice
+    what runs at once: half of it may come from sequences that stay whole (see ``plan_chunks``).
+    ``min_tiles`` bounds the chunks from below.
     """
 
     keys: int = 64
     num_warps: int = 4
     num_stages: int = 3
     min_tiles: int = 2
-    programs_per_processor: int = 12
+    programs_per_processor: int = 6
 
     def goal(self, num_kv_heads: int, device: torch.device) -> int:
         """Chunks to aim at for all sequences of a batch together."""
@@ -33,9 +34,9 @@ class DecodeTiles:
 class PrefillTiles:
     """``rows`` are queries times query heads of a KV head, ``keys`` are tokens."""
 
-    rows: int = 128
+    rows: int = 64
     keys: int = 64
-    num_warps: int = 8
+    num_warps: int = 4
     num_stages: int = 3
 
 
@@ -55,11 +56,9 @@ def default_tiles(dim: int, itemsize: int, group: int) -> Tiles:
         return Tiles(DecodeTiles(keys=32), PrefillTiles(64, 32, num_warps=4, num_stages=2))
     if group > 32:
         keys = 64 if width <= 128 else 32
-        return Tiles(DecodeTiles(keys, num_warps=8), PrefillTiles(128, keys))
+        return Tiles(DecodeTiles(keys, num_warps=8), PrefillTiles(128, keys, num_warps=8))
     if width > 128:
-        return Tiles(DecodeTiles(keys=32), PrefillTiles(128, 64, num_stages=2))
-    if width <= 64:
-        return Tiles(DecodeTiles(), PrefillTiles(64, 64, num_warps=4))
+        return Tiles(DecodeTiles(keys=32), PrefillTiles(128, 64, num_warps=8, num_stages=2))
     return Tiles()
 
 
