@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,13 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from huggingface_hub import HFCacheInfo, constants, hf_hub_download, scan_cache_dir
+from huggingface_hub import (
+    HFCacheInfo,
+    constants,
+    file_download,
+    hf_hub_download,
+    scan_cache_dir,
+)
 
 from loramux.errors import AdapterError
 from loramux.lora.disk_cache.cache import DiskCache
@@ -160,6 +167,23 @@ def test_a_branch_whose_commit_made_room_is_forgotten(hub, directory):
     assert cached_commit(REPO, "refs/pr/1") is None
     assert cached_commit(REPO, "main") == commit
     assert not scan().warnings
+
+
+def test_on_a_full_disk_what_nobody_uses_makes_way(commit, directory, monkeypatch):
+    """The disk has room for one adapter, and huggingface_hub finds out as it writes."""
+    copy = file_download.http_get
+
+    def http_get(*args, **kwargs):
+        if is_cached(commit, "a"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        copy(*args, **kwargs)
+
+    monkeypatch.setattr(file_download, "http_get", http_get)
+    cache = DiskCache(directory, 10**6)
+    with held(cache, commit, "a"), pytest.raises(AdapterError, match="could not be stored in"):
+        use(cache, commit, "b")
+    assert use(cache, commit, "b") == b"b" * 500
+    assert cached(commit) == "b"
 
 
 # --- what is not loramux's ----------------------------------------------------------------------

@@ -71,6 +71,7 @@ class DiskCache:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._directory = CacheDirectory(directory.resolve())
+        self._hub = HubLedger(self._directory.hub, max_bytes)
         self._is_overfull = False
         self._sweep()
 
@@ -118,13 +119,14 @@ class DiskCache:
 
         Raises:
             OSError: the disk is full of other things, or fails.
+            AdapterUnavailableError: the same, of a source that keeps a directory of its own.
         """
         try:
             return self._obtain(source, progress)
-        except OSError as error:
-            if error is progress.raised or error.errno not in _DISK_FULL:
+        except (OSError, AdapterUnavailableError) as error:
+            if error is progress.raised or not _is_disk_full(error):
                 raise
-            if not self._make_room(self.max_bytes):
+            if not (self._make_room(self.max_bytes) | self._hub.clear()):
                 raise
         return self._obtain(source, progress)
 
@@ -170,7 +172,7 @@ class DiskCache:
         try:
             with self._directory.locked() as locked:
                 locked.sweep()
-            HubLedger(self._directory.hub, self.max_bytes).sweep()
+            self._hub.sweep()
         except OSError as error:  # adapters that need no cache can be served all the same
             log.warning("the adapter cache cannot be cleaned up: %s", error)
 
@@ -239,6 +241,15 @@ class _WatchedProgress:
         except BaseException as error:
             self.raised = error
             raise
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is what led to an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _default_directory() -> Path:

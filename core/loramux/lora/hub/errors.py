@@ -32,7 +32,8 @@ from loramux.errors import (
 )
 from loramux.lora.fetch.shared_work import Abandoned
 
-_LOCAL_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _TOKEN = "give this server a token that may read it (HF_TOKEN, or `hf auth login`)"
 
 
@@ -67,7 +68,7 @@ def _translated(error: Exception, repo_id: str, what: str) -> AdapterError:
                 f"{what} of {repo_id} is not in the local Hugging Face cache, and HF_HUB_OFFLINE "
                 "forbids to fetch it; download it first, or unset HF_HUB_OFFLINE."
             )
-        if isinstance(cause, OSError) and cause.filename and cause.errno in _LOCAL_FAULTS:
+        if isinstance(cause, OSError) and _is_local(cause):
             return AdapterUnavailableError(
                 f"{what} of {repo_id} could not be stored in {constants.HF_HUB_CACHE} "
                 f"({cause.strerror}); make room there, or point HF_HUB_CACHE elsewhere."
@@ -76,6 +77,12 @@ def _translated(error: Exception, repo_id: str, what: str) -> AdapterError:
         f"{_hub()} does not answer when asked for {what} of {repo_id} "
         f"({type(chain[-1]).__name__}); try again later."
     )
+
+
+def _is_local(error: OSError) -> bool:
+    """Whether it is the disk's; a connection that is not permitted names no file."""
+    is_file = error.filename is not None and error.errno in _NOT_WRITABLE
+    return is_file or error.errno in _DISK_FULL
 
 
 def _answered(error: HfHubHTTPError, repo_id: str, what: str) -> AdapterError:

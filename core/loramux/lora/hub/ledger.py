@@ -69,6 +69,14 @@ class HubLedger:
             self._remove_broken()
             self._evict(self._max_bytes)
 
+    def clear(self) -> bool:
+        """Remove all that nobody holds; returns whether there was any."""
+        before = len(self._records())
+        if before:
+            with self._locked():
+                self._evict(0)
+        return len(self._records()) < before
+
     def _hold(
         self, path: Path, snapshot: Snapshot, files: Sequence[str], num_bytes: int
     ) -> FileLock:
