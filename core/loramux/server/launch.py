@@ -16,6 +16,7 @@ from loramux.lora.resolve.catalog import AdapterCatalog
 from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import LoRAResolverRegistry, NamedResolver
 from loramux.plugins import collect_lora_resolvers, load_plugins
+from loramux.server import interpreter
 from loramux.server.app import build_app
 from loramux.server.engine_protocol import Engine
 from loramux.server.serve_options import ServeOptions
@@ -130,6 +131,7 @@ async def _run(
 ) -> None:
     try:
         await state.catalog.register_all(options.adapters)
+        interpreter.settle()
         _open(listener)
         await server.serve(sockets=[listener])
     finally:

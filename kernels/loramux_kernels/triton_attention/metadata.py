@@ -85,7 +85,11 @@ class Metadata:
         numbers += array("i", lengths)
         numbers += array("i", accumulate(num_new_tokens, initial=0))
         host = torch.frombuffer(numbers, dtype=torch.int32)
-        on_device = torch.split(host.to(slots.device), [count * width, count, count + 1])
+        if slots.is_cuda:
+            host = host.pin_memory()  # a copy from other memory would wait for all steps before
+        on_device = torch.split(
+            host.to(slots.device, non_blocking=True), [count * width, count, count + 1]
+        )
         prefill_rows = [tokens for tokens in num_new_tokens if tokens > 1]
         return cls(
             slots,

@@ -59,30 +59,36 @@ class TorchAttention(AttentionBackend):
 
 
 class TritonAttention(AttentionBackend):
-    """NVIDIA GPUs; see ``loramux_kernels.triton_attention``."""
+    """NVIDIA GPUs; see ``loramux_kernels.triton_attention``.
+
+    Every step is padded to ``max_num_seqs`` sequences, some of them without tokens: kernels are
+    compiled for a number of sequences, which must not happen while requests wait.
+    """
 
     reads_stale_keys = False
     can_be_captured = True
     slot_dtype = torch.int32
 
-    def __init__(self) -> None:
+    def __init__(self, max_num_seqs: int) -> None:
         from loramux_kernels import triton_attention
 
         self._kernels = triton_attention
+        self._max_num_seqs = max_num_seqs
 
     def write(self, cache: LayerCache, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         self._kernels.write_kv(cache, slots, keys, values)
 
     def over(self, layout: StepLayout, slots: Tensor) -> Attend:
-        lengths = [rows.length for rows in layout.rows]
+        spare = self._max_num_seqs - len(layout.rows)
+        blocks = [
+            rows.chunk.sequence.block_ids[: -(-rows.length // layout.block_size)]
+            for rows in layout.rows
+        ]
         metadata = self._kernels.Metadata.build(
             slots,
-            [
-                rows.chunk.sequence.block_ids[: -(-rows.length // layout.block_size)]
-                for rows in layout.rows
-            ],
-            lengths,
-            [rows.chunk.num_tokens for rows in layout.rows],
+            blocks + [[]] * spare,
+            [rows.length for rows in layout.rows] + [0] * spare,
+            [rows.chunk.num_tokens for rows in layout.rows] + [0] * spare,
             layout.block_size,
         )
         return partial(_attend_triton, self._kernels.triton_paged_attention, metadata)
@@ -98,11 +104,11 @@ def _attend_triton(
     return kernel(query, cache, metadata, options)
 
 
-BACKENDS: dict[str, Callable[[], AttentionBackend]] = {
-    "torch": TorchAttention,
+BACKENDS: dict[str, Callable[[int], AttentionBackend]] = {
+    "torch": lambda max_num_seqs: TorchAttention(),
     "triton": TritonAttention,
 }
-"""Attention by name; ``EngineArgs.attention_backend`` chooses."""
+"""Attention by name, made for so many sequences; ``EngineArgs.attention_backend`` chooses."""
 
 
 MIN_TRITON_DIM = 16
@@ -110,7 +116,7 @@ MIN_TRITON_DIM = 16
 
 
 def choose_attention(
-    name: str, device: torch.device, kv_shapes: Mapping[int, KVShape]
+    name: str, device: torch.device, kv_shapes: Mapping[int, KVShape], max_num_seqs: int
 ) -> AttentionBackend:
     """The attention of a name; ``auto`` is Triton's on a GPU and torch's elsewhere.
 
@@ -127,7 +133,7 @@ def choose_attention(
             "use 'torch' or 'auto'.",
             "attention_backend",
         )
-    return BACKENDS[name]()
+    return BACKENDS[name](max_num_seqs)
 
 
 def torch_batch(layout: StepLayout, slots: Tensor) -> AttentionBatch:
