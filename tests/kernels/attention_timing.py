@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -60,34 +62,30 @@ OTHER_LAYERS = {
     "the same, window 128": Layer(64, 8, 64, window=128, sinks=True),
 }
 OTHER_TILES: dict[int, list[Tiles | None]] = {
-    256: [
-        None,
-        Tiles(DecodeTiles(32), PrefillTiles(128, 32, 8, 3)),
-        Tiles(DecodeTiles(32, num_stages=4), PrefillTiles(64, 32, 4, 2)),
-    ],
-    64: [
-        None,
-        Tiles(DecodeTiles(32, num_warps=2, num_stages=4), PrefillTiles(128, 64)),
-        Tiles(DecodeTiles(64, programs_per_processor=6), PrefillTiles(64, 32, 4, 3)),
-    ],
+    256: [None, Tiles(DecodeTiles(32, num_stages=4), PrefillTiles(64, 32, 4, 2))],
+    128: [None, Tiles(DecodeTiles(programs_per_processor=12), PrefillTiles(128, 64, 8))],
+    96: [None, Tiles(DecodeTiles(programs_per_processor=12), PrefillTiles(128, 64, 8))],
+    64: [None, Tiles(DecodeTiles(programs_per_processor=12), PrefillTiles(64, 32, 4, 3))],
 }
 """By width of a head; none are the tiles that are shipped."""
 DECODE_SHAPES: dict[str, Shapes] = {
     "64 x 2048": ((2048, 1),) * 64,
     "64 x 8192": ((8192, 1),) * 64,
+    "64 x 560": ((560, 1),) * 64,
+    "256 x 560": ((560, 1),) * 256,
     "256 x 600": ((600, 1),) * 256,
+    "64 of 200 to 1000": tuple((200 + 37 * i % 800, 1) for i in range(64)),
     "16 x 600": ((600, 1),) * 16,
     "1 x 32768": ((32768, 1),),
     "64 of 100 to 6400": tuple((100 * (i + 1), 1) for i in range(64)),
     "63 x 512, 1 x 65536": (*((512, 1),) * 63, (65536, 1)),
 }
 DECODE_TILES = {
-    "64 w4 s3": Tiles(),
-    "64 w4 s4": Tiles(DecodeTiles(num_stages=4)),
+    "64 w4 s3 6/SM": Tiles(),
+    "no overlap": Tiles(),
+    "3/SM": Tiles(DecodeTiles(programs_per_processor=3)),
+    "12/SM": Tiles(DecodeTiles(programs_per_processor=12)),
     "32 w2 s4": Tiles(DecodeTiles(32, num_warps=2, num_stages=4, min_tiles=4)),
-    "128 w8 s3": Tiles(DecodeTiles(128, num_warps=8, min_tiles=1)),
-    "64 w4 s3 6/SM": Tiles(DecodeTiles(programs_per_processor=6)),
-    "64 w4 s3 24/SM": Tiles(DecodeTiles(programs_per_processor=24)),
 }
 PREFILL_SHAPES: dict[str, Shapes] = {
     "1 x 8192": ((8192, 8192),),
@@ -98,12 +96,19 @@ PREFILL_SHAPES: dict[str, Shapes] = {
     "63 decodes, 1 x 512": (*((1024, 1),) * 63, (512, 512)),
 }
 PREFILL_TILES = {
-    "128x64 w8 s3": Tiles(),
-    "128x64 w8 s4": Tiles(prefill=PrefillTiles(num_stages=4)),
-    "64x64 w4 s3": Tiles(prefill=PrefillTiles(64, 64, 4, 3)),
-    "128x128 w8 s3": Tiles(prefill=PrefillTiles(128, 128, 8, 3)),
-    "128x32 w8 s4": Tiles(prefill=PrefillTiles(128, 32, 8, 4)),
+    "64x64 w4 s3": Tiles(),
+    "128x64 w8 s3": Tiles(prefill=PrefillTiles(128, 64, 8, 3)),
 }
+
+
+@contextmanager
+def no_overlap() -> Iterator[None]:
+    """Within it, kernels are launched such that each begins when the one before has ended."""
+    with ExitStack() as stack:
+        for module in ("attention", "metadata"):
+            name = f"loramux_kernels.triton_attention.{module}.overlapping"
+            stack.enter_context(patch(name, lambda device: {"OVERLAP": False}))
+        yield
 
 
 def replay_seconds(body: Callable[[], object], replays: int = 9) -> float:

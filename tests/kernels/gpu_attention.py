@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -42,23 +43,27 @@ from tests.kernels.attention_timing import (
     copy_bandwidth,
     decode_figures,
     matmul_rate,
+    no_overlap,
     prefill_figures,
     python_costs,
     small_parts,
     warm,
 )
+from tests.kernels.overlap_cases import check_overlap
 
 FORK = multiprocessing.get_context("fork")
-CHECK_SECONDS, CELL_SECONDS, ALL_SECONDS = 60, 20, 110
+CHECK_SECONDS, CELL_SECONDS, ALL_SECONDS = 30, 10, 44
 DEVICE = "cuda"
 BF16 = torch.bfloat16
 ERRORS = {torch.bfloat16: 6e-3, torch.float16: 1e-3, torch.float32: 2e-5}
 MIXED = ((2000, 1), (517, 1), (1, 1), (0, 1), (3000, 300), (700, 700), (129, 128), (4097, 1))
+DECODES = (*((n, 1) for n in range(60, 1000, 11)), (0, 1), (9000, 1), (0, 0))
 LLAMA_CASE = Case(MIXED, heads=32, kv_heads=8, key_dim=128, value_dim=128)
 CHECKS: dict[str, tuple[Case, torch.dtype]] = {
     "Llama": (LLAMA_CASE, BF16),
     "float16": (LLAMA_CASE, torch.float16),
     "float32": (LLAMA_CASE.with_(heads=8, kv_heads=2), torch.float32),
+    "decodes, sinks": (LLAMA_CASE.with_(shapes=DECODES, sinks=True), BF16),
     "many short": (LLAMA_CASE.with_(shapes=tuple((n, 1 + n % 3) for n in range(3, 200))), BF16),
     "window 700": (LLAMA_CASE.with_(window=700), BF16),
     "28/4 heads": (LLAMA_CASE.with_(heads=28, kv_heads=4), BF16),
@@ -117,9 +122,15 @@ def check_graph() -> str:
     return f"{'ok' if good else 'WRONG'}  error {max(errors):.1e} over {len(errors)} rows"
 
 
-def warm_up(tiles: Tiles, shapes: dict[str, Shapes]) -> str:
-    warm(LLAMA, list(shapes.values()), tiles)
+def warm_up(name: str, tiles: Tiles, shapes: dict[str, Shapes]) -> str:
+    with overlap_of(name):
+        warm(LLAMA, list(shapes.values()), tiles)
     return "ok"
+
+
+def overlap_of(name: str) -> AbstractContextManager[None]:
+    """What to measure a column of that name in."""
+    return no_overlap() if name == "no overlap" else nullcontext()
 
 
 def warm_other(layer: Layer) -> str:
@@ -132,10 +143,11 @@ def first_jobs() -> dict[str, Callable[[], str]]:
     """Checks, and one compilation of all that will be measured."""
     jobs: dict[str, Callable[[], str]] = {name: partial(check, name) for name in CHECKS}
     jobs["one graph, other batches"] = check_graph
+    jobs["layers that overlap"] = check_overlap
     for name, tiles in DECODE_TILES.items():
-        jobs[f"compile decode {name}"] = partial(warm_up, tiles, DECODE_SHAPES)
+        jobs[f"compile decode {name}"] = partial(warm_up, name, tiles, DECODE_SHAPES)
     for name, tiles in PREFILL_TILES.items():
-        jobs[f"compile prefill {name}"] = partial(warm_up, tiles, PREFILL_SHAPES)
+        jobs[f"compile prefill {name}"] = partial(warm_up, name, tiles, PREFILL_SHAPES)
     jobs |= {f"compile {n}": partial(warm_other, layer) for n, layer in OTHER_LAYERS.items()}
     return jobs
 
@@ -181,8 +193,9 @@ def ceilings() -> str:
     return f"{name}: copy {CEILINGS[0] / 1e12:.2f} TB/s, matmul {CEILINGS[1] / 1e12:.0f} TFLOP/s"
 
 
-def decode_cell(layer: Layer, shapes: Shapes, tiles: Tiles | None) -> str:
-    seconds, rate = decode_figures(layer, shapes, tiles)
+def decode_cell(layer: Layer, shapes: Shapes, tiles: Tiles | None, name: str = "") -> str:
+    with overlap_of(name):
+        seconds, rate = decode_figures(layer, shapes, tiles)
     return f"{seconds * 1e6:8.1f} us {rate / 1e12:.2f} {rate / (CEILINGS[0] or math.inf):4.0%} |"
 
 
@@ -197,7 +210,7 @@ def cells() -> list[Callable[[], str]]:
     todo.append(partial(head, "decode, TB/s of keys and values, share of copy", DECODE_TILES))
     for name, shapes in DECODE_SHAPES.items():
         todo.append(partial(str, f"\n{name:20s}"))
-        todo += [partial(decode_cell, LLAMA, shapes, tiles) for tiles in DECODE_TILES.values()]
+        todo += [partial(decode_cell, LLAMA, shapes, tiles, n) for n, tiles in DECODE_TILES.items()]
     todo.append(partial(head, "prefill, TFLOP/s visible, share of matmul", PREFILL_TILES))
     for name, shapes in PREFILL_SHAPES.items():
         todo.append(partial(str, f"\n{name:20s}"))
@@ -246,7 +259,7 @@ def run_cells(deadline: float) -> None:
             child.kill()
         child.join()
         progress.value += progress.value < len(todo)
-    print()
+    print("" if progress.value == len(todo) else f"\n{len(todo) - progress.value} parts not run")
 
 
 def main() -> int:
