@@ -48,7 +48,9 @@ class ModelRunner:
         self._sampler = Sampler(args.seed)
         self._sampling: SamplingBatch | None = None
         self._in_flight = TokensInFlight(args.max_num_seqs, loaded.device)
-        self._attention = choose_attention(args.attention_backend, loaded.device, loaded.kv_shapes)
+        self._attention = choose_attention(
+            args.attention_backend, loaded.device, loaded.kv_shapes, args.max_num_seqs
+        )
         self._forward: Forward = choose_forward(loaded, self._attention, self._in_flight, lora)
         self._use(allocate_caches(loaded, 1, args.block_size))
         self.num_blocks = choose_num_blocks(args, loaded, max_model_len, self._run_largest_step)
