@@ -11,7 +11,7 @@ from functools import cache
 from loramux import env
 
 DEFAULT_MAX_THREADS = 16
-"""One core hashes 1.5 to 2 GB/s where it has instructions for it: 84 MB took 13 ms with 8, 9 with 16."""
+"""A core hashes 1.5 to 2 GB/s: 84 MB took 13 ms with 8 threads on one machine, 9 with 16."""
 
 
 def read_threads() -> int:
