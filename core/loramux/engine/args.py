@@ -88,8 +88,8 @@ class EngineArgs:
     max_num_batched_tokens: int = option(2048, "tokens one step may compute")
     prefill_chunk_size: int = option(
         256,
-        "prompt tokens that a step computes beside running streams while few wait; more when many "
-        "wait, up to max_num_batched_tokens",
+        "tokens of a step that computes prompts beside running streams while few wait; a multiple "
+        "of it when many wait, up to max_num_batched_tokens",
     )
 
     enable_lora: bool = option(False, "serve LoRA adapters")

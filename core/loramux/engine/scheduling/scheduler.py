@@ -69,8 +69,8 @@ class Scheduler:
     be computed again.
 
     A step that computes prompts takes longer, and every stream waits for it. Beside running
-    streams, prompts therefore get ``prefill_chunk_size`` tokens of a step while few wait, and more
-    the more there are, so that a long queue is worked off at full speed.
+    streams, it therefore has ``prefill_chunk_size`` tokens while few wait, and more the more there
+    are, so that a long queue is worked off at full speed.
     """
 
     def __init__(
@@ -130,12 +130,19 @@ class Scheduler:
         ]
 
     def _prompt_tokens(self) -> int:
-        """How many tokens of prompts the next step may compute."""
+        """How many tokens of prompts the next step may compute.
+
+        Beside streams, a step has whole multiples of ``prefill_chunk_size`` tokens, theirs
+        included: products of a few rows more than that take as long as those of many more.
+        """
         uncomputed = [sequence.num_uncomputed_tokens for sequence in self.running]
-        if 1 not in uncomputed:
+        num_streams = uncomputed.count(1)
+        if not num_streams:
             return self.max_num_batched_tokens
         backlog = self.waiting.num_tokens + sum(count for count in uncomputed if count > 1)
-        return max(self.prefill_chunk_size, backlog // BACKLOG_STEPS)
+        size = self.prefill_chunk_size
+        least = max(backlog // BACKLOG_STEPS, num_streams + size // 2)
+        return -(-least // size) * size - num_streams
 
     def _continue_running(self, budget: StepBudget) -> list[Chunk]:
         self._preempted = False
