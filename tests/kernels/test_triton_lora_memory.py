@@ -208,7 +208,7 @@ def test_the_largest_step_fits(tiles):
 
 def test_steps_that_do_not_fit_are_refused():
     work = LoRAWork(table_of([40, 50]), DECODE, 8, 40, 2)
-    with pytest.raises(ValueError, match="9 rows run on adapters, but this work list holds 8"):
+    with pytest.raises(ValueError, match="the step has 9 rows, but this work list holds 8"):
         work.fill([(0, range(9))])
     with pytest.raises(ValueError, match="slot 1 has rank 50"):
         work.fill([(1, [0])])

@@ -157,7 +157,7 @@ def test_only_embedding_and_output_keep_a_step_from_being_replayed(adapted):
 
 
 @pytest.mark.parametrize("is_decode", [True, False])
-def test_kernels_over_the_arena_add_the_same(interpreter, is_decode):
+def test_kernels_over_the_arena_compute_the_same(interpreter, is_decode):
     interpreter.submit(check_kernels, is_decode).result()
 
 
@@ -193,10 +193,11 @@ def check_kernels(is_decode: bool) -> None:
             x = torch.randn(10, projection.sites[0].in_features, generator=generator)
             width = sum(site.out_features for site in projection.sites)
             y = torch.randn(10, width, generator=generator)
+            outputs.append(packed.activate(1, y.clone(), x, "silu")[: rows[-1][2]] if index else x)
             packed.add_(index, y, x)
             outputs.append(y)
     store.shutdown()
-    for by_kernel, by_torch in zip(outputs[:2], outputs[2:], strict=True):
+    for by_kernel, by_torch in zip(outputs[:4], outputs[4:], strict=True):
         torch.testing.assert_close(by_kernel, by_torch, rtol=1e-5, atol=1e-5)
 
 

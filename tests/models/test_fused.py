@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from loramux.models.fused import StepLoRA
 from loramux.models.fused.families import FAMILIES as KNOWN
 from tests.models.paged_steps import (
     CONFIGS,
@@ -76,7 +77,7 @@ def test_embeddings_are_scaled_to_the_bit_in_narrow_weights() -> None:
     decoder, tokens = fuse(model), Tokens.prefill()
     inputs: list[Tensor] = []
 
-    class Watch:
+    class Watch(StepLoRA):
         def add_(self, projection: int, y: Tensor, x: Tensor) -> None:
             inputs.append(x)
 

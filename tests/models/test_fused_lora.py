@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loramux.models.fused import FusedDecoder
+from loramux.models.fused import FusedDecoder, StepLoRA
 from tests.models.paged_steps import (
     CONFIGS,
     LAST_ROWS,
@@ -45,7 +45,7 @@ def with_adapters(model: nn.Module) -> Any:
     return adapted.eval().requires_grad_(False)
 
 
-class PlainLoRA:
+class PlainLoRA(StepLoRA):
     """Plain products with PEFT's own matrices; ``rows`` and ``logit_rows`` by adapter."""
 
     def __init__(

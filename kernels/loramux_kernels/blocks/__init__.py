@@ -12,11 +12,13 @@ from loramux_kernels.blocks.dispatch import (
     rotate_and_store_,
 )
 from loramux_kernels.blocks.layout import Activation, HeadLayout, RMSNorm
+from loramux_kernels.blocks.rotation import Rotation
 
 __all__ = [
     "Activation",
     "HeadLayout",
     "RMSNorm",
+    "Rotation",
     "add_rms_norm_",
     "gated_activation",
     "rms_norm",

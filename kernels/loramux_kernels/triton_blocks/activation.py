@@ -63,10 +63,14 @@ def _activate(
     source = gate_up + row * (2 * WIDTH) + column
     gate = tl.load(source, mask=exists, other=0.0)
     up = tl.load(source + WIDTH, mask=exists, other=0.0)
-    # Rounded in between, as between the two operations of transformers.
+    tl.store(out + row * WIDTH + column, gated(gate, up, KIND), mask=exists)
+
+
+@device_function
+def gated(gate: tl.tensor, up: tl.tensor, KIND: tl.constexpr) -> tl.tensor:
+    """Activated gates times the rest, rounded in between as transformers' two operations are."""
     active = _activated(gate.to(tl.float32), KIND).to(gate.dtype)
-    product = active.to(tl.float32) * up.to(tl.float32)
-    tl.store(out + row * WIDTH + column, product.to(gate.dtype), mask=exists)
+    return (active.to(tl.float32) * up.to(tl.float32)).to(gate.dtype)
 
 
 @device_function

@@ -6,6 +6,8 @@ the values'.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -35,10 +37,9 @@ def rotate_and_store_(
     Raises:
         ValueError: a tensor has gaps or another shape.
     """
-    _check(qkv, positions, cos, sin, layout, cache, slots)
+    check_rotation(qkv, positions, cos, sin, layout, cache, slots)
     rows, dim = qkv.shape[0], layout.head_dim
     queries = torch.empty((rows, layout.num_heads, dim), dtype=qkv.dtype, device=qkv.device)
-    q_norm, k_norm = layout.q_norm, layout.k_norm
     query_groups = triton.cdiv(layout.num_heads, HEADS_PER_PROGRAM)
     key_groups = triton.cdiv(layout.num_kv_heads, HEADS_PER_PROGRAM)
     _rotate_and_store[(rows * (query_groups + 2 * key_groups),)](
@@ -50,26 +51,41 @@ def rotate_and_store_(
         slots,
         cos,
         sin,
-        None if q_norm is None else q_norm.weight,
-        None if k_norm is None else k_norm.weight,
-        0.0 if q_norm is None else q_norm.eps,
-        0.0 if k_norm is None else k_norm.eps,
-        NUM_HEADS=layout.num_heads,
-        NUM_KV_HEADS=layout.num_kv_heads,
-        DIM=dim,
-        HALF=layout.rotary_dim // 2,
-        GROUP=HEADS_PER_PROGRAM,
-        Q_PLUS_ONE=q_norm is not None and q_norm.plus_one,
-        K_PLUS_ONE=k_norm is not None and k_norm.plus_one,
-        # More threads than a row of the table has values: then each thread loads what it needs of
-        # the row, instead of all sharing it through shared memory.
-        num_warps=max(1, triton.next_power_of_2(dim) // 32),
+        **rotation_arguments(layout),
+        num_warps=rotation_warps(layout),
         **overlapping(qkv.device),
     )
     return queries
 
 
-def _check(
+def rotation_warps(layout: HeadLayout) -> int:
+    """So many that a row of the table has fewer values than there are threads.
+
+    Then each thread loads what it needs of the row, instead of all sharing it through shared
+    memory.
+    """
+    return max(1, int(triton.next_power_of_2(layout.head_dim)) // 32)
+
+
+def rotation_arguments(layout: HeadLayout) -> dict[str, Any]:
+    """What kernels are told about a layer's heads."""
+    q_norm, k_norm = layout.q_norm, layout.k_norm
+    return {
+        "q_weight": None if q_norm is None else q_norm.weight,
+        "k_weight": None if k_norm is None else k_norm.weight,
+        "q_eps": 0.0 if q_norm is None else q_norm.eps,
+        "k_eps": 0.0 if k_norm is None else k_norm.eps,
+        "NUM_HEADS": layout.num_heads,
+        "NUM_KV_HEADS": layout.num_kv_heads,
+        "DIM": layout.head_dim,
+        "HALF": layout.rotary_dim // 2,
+        "GROUP": HEADS_PER_PROGRAM,
+        "Q_PLUS_ONE": q_norm is not None and q_norm.plus_one,
+        "K_PLUS_ONE": k_norm is not None and k_norm.plus_one,
+    }
+
+
+def check_rotation(
     qkv: Tensor,
     positions: Tensor,
     cos: Tensor,
@@ -78,6 +94,11 @@ def _check(
     cache: LayerCache,
     slots: Tensor,
 ) -> None:
+    """Refuse tensors that a kernel would misread.
+
+    Raises:
+        ValueError: a tensor has gaps or another shape.
+    """
     require_contiguous(
         qkv=qkv,
         positions=positions,
@@ -129,6 +150,40 @@ def _rotate_and_store(  # noqa: PLR0917
     group = tl.program_id(0) % PROGRAMS
     wait_for_kernel_ahead(OVERLAP)
     let_next_begin(OVERLAP)
+    rotate_group(
+        queries, key_cache, value_cache, qkv, positions, slots, cos, sin,
+        q_weight, k_weight, q_eps, k_eps, row, group,
+        NUM_HEADS, NUM_KV_HEADS, DIM, HALF, GROUP, Q_PLUS_ONE, K_PLUS_ONE,
+    )  # fmt: skip
+
+
+@device_function
+def rotate_group(  # noqa: PLR0917
+    queries: tl.tensor,
+    key_cache: tl.tensor,
+    value_cache: tl.tensor,
+    qkv: tl.tensor,
+    positions: tl.tensor,
+    slots: tl.tensor,
+    cos: tl.tensor,
+    sin: tl.tensor,
+    q_weight: tl.tensor,
+    k_weight: tl.tensor,
+    q_eps: tl.tensor,
+    k_eps: tl.tensor,
+    row: tl.tensor,
+    group: tl.tensor,
+    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    HALF: tl.constexpr,
+    GROUP: tl.constexpr,
+    Q_PLUS_ONE: tl.constexpr,
+    K_PLUS_ONE: tl.constexpr,
+) -> None:
+    """``GROUP`` heads of one row, whose number is an int64."""
+    QUERY_GROUPS: tl.constexpr = triton.cdiv(NUM_HEADS, GROUP)
+    KEY_GROUPS: tl.constexpr = triton.cdiv(NUM_KV_HEADS, GROUP)
     source = qkv + row * ((NUM_HEADS + 2 * NUM_KV_HEADS) * DIM)
     table = tl.load(positions + row).to(tl.int64) * (2 * HALF)
     slot = tl.load(slots + row).to(tl.int64)

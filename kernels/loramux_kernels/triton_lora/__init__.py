@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from loramux_kernels.triton_lora.adapter_table import AdapterTable, PairPlacement
 from loramux_kernels.triton_lora.apply import apply_lora_
+from loramux_kernels.triton_lora.apply_fused import (
+    activate_with_lora,
+    rotate_and_store_with_lora_,
+)
 from loramux_kernels.triton_lora.arena import GRANULE, PAGE_BYTES, Allocation, Arena
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.tiles import DECODE, PREFILL, LoRATiles
@@ -24,5 +28,7 @@ __all__ = [
     "LoRAWork",
     "PackedProjection",
     "PairPlacement",
+    "activate_with_lora",
     "apply_lora_",
+    "rotate_and_store_with_lora_",
 ]

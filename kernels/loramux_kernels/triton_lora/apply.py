@@ -22,7 +22,7 @@ def apply_lora_(y: Tensor, x: Tensor, projection: PackedProjection, work: LoRAWo
     Raises:
         ValueError: x or y has another dtype than the arena or another width than the projection.
     """
-    _check(y, x, projection, work)
+    check_product(y, x, projection, work)
     if work.single is not None and is_dense(work.single, work.table):
         add_dense_(y, x, projection, work.table, work.single)
         return
@@ -34,7 +34,12 @@ def apply_lora_(y: Tensor, x: Tensor, projection: PackedProjection, work: LoRAWo
     expand_(y, projection, work)
 
 
-def _check(y: Tensor, x: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
+def check_product(y: Tensor, x: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
+    """Refuse tensors of another layer.
+
+    Raises:
+        ValueError: x or y has another dtype than the arena or another width than the projection.
+    """
     dtype = work.table.arena.dtype
     if x.dtype != dtype or y.dtype != dtype:
         raise ValueError(

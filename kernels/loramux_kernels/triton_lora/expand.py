@@ -11,10 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from loramux_kernels.jit import device_function, kernel
+from loramux_kernels.jit import kernel
 from loramux_kernels.triton_lora.arena import GRANULE
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.sharing import can_overlap, num_multiprocessors, own_share
+from loramux_kernels.triton_lora.update import lora_update
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 UNSPECIALIZED = (
@@ -90,42 +91,4 @@ def _expand(  # noqa: PLR0917
     if OVERLAP:
         # Also where there was nothing to do, as in shrink.
         tl.extra.cuda.gdc_wait()
-
-
-@device_function
-def lora_update(  # noqa: PLR0917
-    hidden: tl.tensor, has_row: tl.tensor, b: tl.tensor, has_column: tl.tensor, width: tl.tensor,
-    rank: tl.tensor, scaling: tl.tensor, num_splits: tl.tensor, split_stride: tl.tensor,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr,
-    STAGES: tl.constexpr,
-) -> tl.tensor:
-    """``[ROWS, COLUMNS]`` of the update, float32."""
-    update = tl.zeros([ROWS, COLUMNS], tl.float32)
-    offset = tl.arange(0, RANK)
-    for first in tl.range(0, rank, RANK, num_stages=STAGES):
-        component = first + offset
-        has_component = component < rank
-        mask = has_row[:, None] & has_component[None, :]
-        vector = tl.zeros([ROWS, RANK], tl.float32)
-        for split in tl.static_range(SPLITS):
-            at = hidden[:, None] + (split * split_stride + component)[None, :]
-            vector += tl.load(at, mask=mask & (split < num_splits), other=0.0)
-        b_tile = tl.load(
-            b[None, :] + component[:, None] * width,
-            mask=has_component[:, None] & has_column[None, :], other=0.0,
-        )
-        update = _add_product(update, vector * scaling, b_tile)
-    return update
-
-
-@device_function
-def _add_product(total: tl.tensor, vector: tl.tensor, b: tl.tensor) -> tl.tensor:
-    """Add ``vector @ b``, with the vector in two parts where B's dtype has too few bits for it."""
-    if b.dtype == tl.float32:
-        return tl.dot(vector, b, total, input_precision="ieee")
-    high = vector.to(b.dtype)
-    rest = vector - high.to(tl.float32)
-    # An infinite component leaves NaN or infinity: it has no second part.
-    low = tl.where(tl.abs(rest) < float("inf"), rest, 0.0).to(b.dtype)
-    return tl.dot(low, b, tl.dot(high, b, total))
 # fmt: on

@@ -51,6 +51,52 @@ class ExpandTiles:
 
 
 @dataclass(frozen=True)
+class ActivationTiles:
+    """Shape of what one program activates at a time, after both updates.
+
+    Attributes:
+        columns: of gates, and as many of what they multiply.
+        steps: so many times ``columns`` share one sum of the rank vectors' parts.
+        max_registers: of a thread; the compiler takes far more than it needs without a limit.
+    """
+
+    columns: int
+    steps: int
+    warps: int
+    programs_per_sm: int
+    max_registers: int
+
+
+@dataclass(frozen=True)
+class RotationTiles:
+    """Shape of what one program rotates at a time, after its update.
+
+    Attributes:
+        heads: share one sum of the rank vector's parts, and the rows' rotary factors.
+    """
+
+    heads: int
+    programs_per_sm: int
+    max_registers: int
+
+
+@dataclass(frozen=True)
+class FusedTiles:
+    """Shapes of the kernels that add an update to what they read anyway.
+
+    Attributes:
+        rows: rows of one adapter, or of none, that a program computes at a time. Fewer than 64,
+            as in ``ExpandTiles``.
+        rank: components of the rank vector that one product takes.
+    """
+
+    rows: int
+    rank: int
+    activation: ActivationTiles
+    rotation: RotationTiles
+
+
+@dataclass(frozen=True)
 class LoRATiles:
     """Tiles of one path.
 
@@ -68,6 +114,7 @@ class LoRATiles:
     rank: int
     shrink: ShrinkTiles
     expand: ExpandTiles
+    fused: FusedTiles
     dense: bool = False
     overlap: bool = False
 
@@ -80,6 +127,14 @@ DECODE = LoRATiles(
         warps=4, stages=3, programs_per_sm=4,
     ),
     expand=ExpandTiles(rows=16, columns=256, rank=16, warps=4, stages=1, programs_per_sm=6),
+    fused=FusedTiles(
+        rows=16,
+        rank=16,
+        activation=ActivationTiles(
+            columns=128, steps=2, warps=4, programs_per_sm=4, max_registers=128
+        ),
+        rotation=RotationTiles(heads=2, programs_per_sm=4, max_registers=128),
+    ),
     overlap=True,
 )  # fmt: skip
 """A few rows of each adapter: bound by the bytes of A and B."""
@@ -92,6 +147,14 @@ PREFILL = LoRATiles(
         warps=4, stages=4, programs_per_sm=2,
     ),
     expand=ExpandTiles(rows=32, columns=256, rank=16, warps=4, stages=1, programs_per_sm=6),
+    fused=FusedTiles(
+        rows=32,
+        rank=16,
+        activation=ActivationTiles(
+            columns=128, steps=4, warps=8, programs_per_sm=2, max_registers=128
+        ),
+        rotation=RotationTiles(heads=8, programs_per_sm=3, max_registers=168),
+    ),
     dense=True,
     overlap=True,
 )  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import torch
 
@@ -13,6 +14,8 @@ from loramux_kernels.triton_lora.tiles import LoRATiles
 
 HEADER = 8
 RECORD = 4
+NO_SLOT = -1
+"""Slot of the tiles whose rows belong to the base model."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,13 @@ class LoRAWork:
         max_slices: most slices of a projection.
 
     Attributes:
-        counts: int32 ``[8]``: tiles of rows, tiles of rows and rank.
-        rows: int32 ``[max_rows]``, rows of the batch in the order of their adapters.
+        counts: int32 ``[8]``: tiles of rows, tiles of rows and rank, row tiles.
+        rows: int32 ``[max_rows]``, rows of the batch in the order of their adapters, those of
+            the base model last.
         tiles: int32 ``[_, 4]``: slot, first place in ``rows``, number of rows, tile of the rank.
             Those of rank tile 0 come first: they are the tiles of rows.
+        row_tiles: int32 ``[_, 4]``: slot, first place in ``rows``, number of rows; all rows, for
+            the kernels that compute those of the base model as well.
         partials: float32, what shrink leaves for expand, ``[splits, max_rows, slices, rank]``.
     """
 
@@ -59,21 +65,27 @@ class LoRAWork:
         self.single: SingleAdapter | None = None
         self._max_slices = max_slices
         device = table.arena.device
-        size = HEADER + self.max_rows + RECORD * self._max_tiles()
-        self._data = torch.zeros(size, dtype=torch.int32, device=device)
-        self.counts = self._data[:HEADER]
-        self.rows = self._data[HEADER : HEADER + self.max_rows]
-        self.tiles = self._data[HEADER + self.max_rows :].view(-1, RECORD)
+        row_tiles = RECORD * self._max_row_tiles(tiles.fused.rows)
+        rank_tiles = self.rank_stride // tiles.rank
+        both_tiles = RECORD * self._max_row_tiles(tiles.rows) * rank_tiles
+        sizes = [HEADER, self.max_rows, row_tiles, both_tiles]
+        self._data = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
+        parts = torch.split(self._data, sizes)
+        self.counts, self.rows, row_tile_data, tile_data = parts
+        self.row_tiles, self.tiles = row_tile_data.view(-1, RECORD), tile_data.view(-1, RECORD)
         partials = tiles.shrink.max_splits * self.max_rows * max_slices * self.rank_stride
         self.partials = torch.empty(partials, dtype=torch.float32, device=device)
 
-    def fill(self, segments: Sequence[tuple[int, Sequence[int]]]) -> None:
+    def fill(self, segments: Sequence[tuple[int, Sequence[int]]], num_rows: int = 0) -> None:
         """Say which rows run on which slots in the steps that follow.
 
-        Rows that no segment names belong to the base model.
+        Rows below ``num_rows`` that no segment names belong to the base model. The kernels that
+        only add updates leave all other rows alone; those that compute something else besides
+        leave out what lies beyond, such as the padding of a captured graph.
 
         Args:
             segments: slots and their rows, each row once; a slot may come several times.
+            num_rows: rows of the step.
 
         Raises:
             ValueError: there are more rows than ``max_rows`` or a rank above ``max_rank``.
@@ -82,23 +94,27 @@ class LoRAWork:
         rows_of: dict[int, array[int]] = {}
         for slot, rows in segments:
             rows_of.setdefault(slot, array("i")).extend(rows)
-        self._check(rows_of)
+        base = _others(segments, num_rows)
+        self._check(rows_of, base)
         self.single = _single(segments) if self.shape.dense and len(rows_of) == 1 else None
-        self._upload(rows_of)
+        self._upload(rows_of, base)
 
     @property
     def is_empty(self) -> bool:
         """Whether no row of the step runs on an adapter."""
         return not self._num_rows
 
-    def _upload(self, rows_of: dict[int, array[int]]) -> None:
+    def _upload(self, rows_of: Mapping[int, array[int]], base: array[int]) -> None:
         heads, tails = self._tile_records(rows_of)
-        counts = [len(heads) // RECORD, (len(heads) + len(tails)) // RECORD]
+        row_tiles = self._row_tile_records({**rows_of, NO_SLOT: base})
         self._num_rows = sum(map(len, rows_of.values()))
+        counts = [len(records) // RECORD for records in (heads, heads + tails, row_tiles)]
         data = array("i", counts + [0] * (HEADER - len(counts)))
-        for rows in rows_of.values():
+        for rows in (*rows_of.values(), base):
             data.extend(rows)
-        data.extend([0] * (self.max_rows - self._num_rows))
+        data.extend([0] * (HEADER + self.max_rows - len(data)))
+        data.extend(row_tiles)
+        data.extend([0] * (HEADER + self.max_rows + self.row_tiles.numel() - len(data)))
         data.extend(heads)
         data.extend(tails)
         host = torch.frombuffer(data, dtype=torch.int32)
@@ -106,7 +122,7 @@ class LoRAWork:
             host = host.pin_memory()
         self._data[: len(data)].copy_(host, non_blocking=True)
 
-    def _tile_records(self, rows_of: dict[int, array[int]]) -> tuple[array[int], array[int]]:
+    def _tile_records(self, rows_of: Mapping[int, array[int]]) -> tuple[array[int], array[int]]:
         heads, tails = array("i"), array("i")
         first = 0
         for slot, rows in rows_of.items():
@@ -119,17 +135,24 @@ class LoRAWork:
             first += len(rows)
         return heads, tails
 
-    def _max_tiles(self) -> int:
-        """Tiles when every adapter has a tile that is not full, and all have the largest rank."""
-        partly_filled = min(self.max_rows, self.table.max_resident)
-        row_tiles = min(self.max_rows, self.max_rows // self.shape.rows + partly_filled)
-        return row_tiles * (self.rank_stride // self.shape.rank)
+    def _row_tile_records(self, rows_of: Mapping[int, array[int]]) -> array[int]:
+        records, first, size = array("i"), 0, self.shape.fused.rows
+        for slot, rows in rows_of.items():
+            for start in range(0, len(rows), size):
+                records.extend((slot, first + start, min(size, len(rows) - start), 0))
+            first += len(rows)
+        return records
 
-    def _check(self, rows_of: dict[int, array[int]]) -> None:
-        num_rows = sum(map(len, rows_of.values()))
+    def _max_row_tiles(self, rows: int) -> int:
+        """Tiles of so many rows when every adapter has one that is not full, and the base too."""
+        partly_filled = min(self.max_rows, self.table.max_resident + 1)
+        return min(self.max_rows, self.max_rows // rows + partly_filled)
+
+    def _check(self, rows_of: Mapping[int, array[int]], base: array[int]) -> None:
+        num_rows = sum(map(len, rows_of.values())) + len(base)
         if num_rows > self.max_rows:
             raise ValueError(
-                f"{num_rows} rows run on adapters, but this work list holds {self.max_rows}: "
+                f"the step has {num_rows} rows, but this work list holds {self.max_rows}: "
                 "make it larger."
             )
         for slot in rows_of:
@@ -138,6 +161,18 @@ class LoRAWork:
                     f"the adapter in slot {slot} has rank {self.table.max_rank(slot)}, but this "
                     f"work list is made for ranks to {self.rank_stride}: make it for larger ones."
                 )
+
+
+def _others(segments: Iterable[tuple[int, Sequence[int]]], num_rows: int) -> array[int]:
+    """The rows below ``num_rows`` that no segment names."""
+    is_free = bytearray(b"\1") * num_rows
+    for _, rows in segments:
+        if isinstance(rows, range) and rows.step == 1:
+            is_free[rows.start : rows.stop] = bytes(len(is_free[rows.start : rows.stop]))
+        else:
+            for row in rows:
+                is_free[row : row + 1] = bytes(row < num_rows)
+    return array("i", compress(range(num_rows), is_free))
 
 
 def _single(segments: Iterable[tuple[int, Sequence[int]]]) -> SingleAdapter | None:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from loramux.lora.device.packed import PackedUpdates
 from loramux.lora.device.plan import RowSpan
 from loramux.lora.site import PackedSites
+from loramux_kernels.blocks import Activation, Rotation
 from loramux_kernels.triton_lora import (
     DECODE,
     PREFILL,
@@ -15,12 +17,16 @@ from loramux_kernels.triton_lora import (
     LoRATiles,
     LoRAWork,
     PackedProjection,
+    activate_with_lora,
     apply_lora_,
+    rotate_and_store_with_lora_,
 )
 
 
-class KernelUpdates:
+class KernelUpdates(PackedUpdates):
     """Two work lists, one for steps of single tokens and one for all others.
+
+    What the decoder computes from a product by a kernel of its own adds the updates on its way.
 
     Args:
         table: its columns are the sites of ``projections`` in order, before any others.
@@ -45,18 +51,29 @@ class KernelUpdates:
         self._prefill = LoRAWork(table, prefill, max_rows, max_rank, slices)
         self._work = self._decode
 
-    def fill(self, spans: Sequence[RowSpan], *, is_decode: bool) -> None:
+    def fill(self, spans: Sequence[RowSpan], num_rows: int, *, is_decode: bool) -> None:
         """Name the rows of the step that follows.
 
         Raises:
             ValueError: there are more rows, or larger ranks, than the lists were made for.
         """
         self._work = self._decode if is_decode else self._prefill
-        self._work.fill([(_slot(span), range(span.start, span.stop)) for span in spans])
+        segments = [(_slot(span), range(span.start, span.stop)) for span in spans]
+        self._work.fill(segments, num_rows)
 
     def add_(self, projection: int, y: Tensor, x: Tensor) -> None:
         """Add the updates to the output of a packed projection, in place."""
         apply_lora_(y, x, self._projections[projection], self._work)
+
+    def activate(self, projection: int, y: Tensor, x: Tensor, kind: Activation) -> Tensor:
+        return activate_with_lora(y, x, self._projections[projection], self._work, kind)
+
+    def rotate_and_store_(
+        self, projection: int, y: Tensor, x: Tensor, rotation: Rotation
+    ) -> Tensor:
+        return rotate_and_store_with_lora_(
+            y, x, self._projections[projection], self._work, rotation
+        )
 
 
 def _packed_projections(

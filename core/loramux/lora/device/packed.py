@@ -11,24 +11,26 @@ from torch import Tensor
 from loramux.lora.adapter import Adapter
 from loramux.lora.device.plan import AdapterSegment, RowSpan, plan_segments
 from loramux.lora.device.resident import ResidentAdapter
+from loramux.lora.product_updates import ProductUpdates
 from loramux.lora.site import LoRASite, PackedSites, SiteKind
+from loramux_kernels.blocks import Activation, RMSNorm, Rotation
 from loramux_kernels.lora import add_segment_embedding_lora_, add_segment_lora_
 
 AdapterRows = tuple[Adapter | None, int, int]
 """An adapter, or None for the base model, and its rows from start to stop."""
 
 
-class PackedUpdates(Protocol):
+class PackedUpdates(ProductUpdates, Protocol):
     """How the updates of packed projections are computed: by kernels or in torch."""
 
-    def fill(self, spans: Sequence[RowSpan], *, is_decode: bool) -> None:
-        """Name the rows of the step that follows; ``is_decode``: every sequence has one row."""
+    def fill(self, spans: Sequence[RowSpan], num_rows: int, *, is_decode: bool) -> None:
+        """Name the rows of the step that follows; ``is_decode``: every sequence has one row.
 
-    def add_(self, projection: int, y: Tensor, x: Tensor) -> None:
-        """Add the updates to the output of a packed projection, in place."""
+        Rows below ``num_rows`` that are in no span belong to the base model.
+        """
 
 
-class PackedLoRA:
+class PackedLoRA(ProductUpdates):
     """The adapters of one step, on the projections of a fused decoder.
 
     Filled before each step and handed to the decoder where some row has an adapter. On CUDA the
@@ -83,7 +85,7 @@ class PackedLoRA:
         """Name the adapters of the step that follows.
 
         Args:
-            rows: adapters of all rows of the step, in order.
+            rows: adapters of all rows of the step, in order; what lies beyond them is padding.
             samples: adapters of the rows whose logits are computed, in order.
             is_decode: whether every sequence of the step has one row.
         """
@@ -96,11 +98,24 @@ class PackedLoRA:
         if self.needs_eager:
             self._tokens = plan_segments(spans, self._device)
             self._samples = plan_segments(self._spans(samples), self._device)
-        self._updates.fill(spans, is_decode=is_decode)
+        num_rows = max((stop for _, _, stop in rows), default=0)
+        self._updates.fill(spans, num_rows, is_decode=is_decode)
 
     def add_(self, projection: int, y: Tensor, x: Tensor) -> None:
-        """Add the updates to a packed projection: y ``[rows, out]``, x ``[rows, in]``."""
         self._updates.add_(projection, y, x)
+
+    def activate(self, projection: int, y: Tensor, x: Tensor, kind: Activation) -> Tensor:
+        return self._updates.activate(projection, y, x, kind)
+
+    def rotate_and_store_(
+        self, projection: int, y: Tensor, x: Tensor, rotation: Rotation
+    ) -> Tensor:
+        return self._updates.rotate_and_store_(projection, y, x, rotation)
+
+    def add_rms_norm_(
+        self, projection: int, y: Tensor, x: Tensor, residual: Tensor, norm: RMSNorm
+    ) -> Tensor:
+        return self._updates.add_rms_norm_(projection, y, x, residual, norm)
 
     def add_embedding_(self, y: Tensor, ids: Tensor) -> None:
         """Add the updates to looked-up rows y ``[rows, width]``, before any scaling of them."""
@@ -128,7 +143,7 @@ class PackedLoRA:
         ]
 
 
-class TorchUpdates:
+class TorchUpdates(PackedUpdates):
     """Products of the library for each adapter and slice, where there are no kernels."""
 
     def __init__(self, projections: Sequence[PackedSites], device: torch.device) -> None:
@@ -136,7 +151,7 @@ class TorchUpdates:
         self._device = device
         self._segments: list[AdapterSegment] = []
 
-    def fill(self, spans: Sequence[RowSpan], *, is_decode: bool) -> None:
+    def fill(self, spans: Sequence[RowSpan], num_rows: int, *, is_decode: bool) -> None:
         """Name the rows of the step that follows."""
         self._segments = plan_segments(spans, self._device)
 

@@ -13,12 +13,12 @@ from loramux_kernels.blocks import (
     Activation,
     HeadLayout,
     RMSNorm,
+    Rotation,
     add_rms_norm_,
     gated_activation,
     rms_norm,
-    rotate_and_store_,
 )
-from loramux_kernels.paged_attention import AttentionOptions
+from loramux_kernels.paged_attention import AttentionOptions, LayerCache
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -31,10 +31,14 @@ class Projection:
 
     def __call__(self, x: Tensor, lora: StepLoRA | None) -> Tensor:
         """``x W^T + b``, with what adapters add."""
-        y = functional.linear(x, self.weight, self.bias)
+        y = self.product(x)
         if lora is not None:
             lora.add_(self.index, y, x)
         return y
+
+    def product(self, x: Tensor) -> Tensor:
+        """``x W^T + b`` alone, for what adds the adapters' updates itself."""
+        return functional.linear(x, self.weight, self.bias)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -54,14 +58,18 @@ class Attention:
 
     def __call__(self, x: Tensor, step: FusedStep) -> Tensor:
         """Attend rows ``[rows, hidden_size]``, the same shape out."""
-        qkv = self.qkv(x, step.lora)
         cache = step.caches[self.cache]
-        rotary = self.rotary
-        queries = rotate_and_store_(
-            qkv, step.positions, rotary.cos, rotary.sin, self.heads, cache, step.slots
-        )
-        attended = step.attend(queries, cache, self.options)
+        attended = step.attend(self._queries(x, cache, step), cache, self.options)
         return self.output(attended.flatten(1), step.lora)
+
+    def _queries(self, x: Tensor, cache: LayerCache, step: FusedStep) -> Tensor:
+        """Rotated queries; keys and values go to the cache."""
+        cos, sin = self.rotary.cos, self.rotary.sin
+        rotation = Rotation(step.positions, cos, sin, self.heads, cache, step.slots)
+        qkv = self.qkv.product(x)
+        if step.lora is None:
+            return rotation(qkv)
+        return step.lora.rotate_and_store_(self.qkv.index, qkv, x, rotation)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -74,7 +82,13 @@ class MLP:
 
     def __call__(self, x: Tensor, lora: StepLoRA | None) -> Tensor:
         """Rows ``[rows, hidden_size]``, the same shape out."""
-        return self.down(gated_activation(self.gate_up(x, lora), self.activation), lora)
+        return self.down(self._activated(x, lora), lora)
+
+    def _activated(self, x: Tensor, lora: StepLoRA | None) -> Tensor:
+        gate_up = self.gate_up.product(x)
+        if lora is None:
+            return gated_activation(gate_up, self.activation)
+        return lora.activate(self.gate_up.index, gate_up, x, self.activation)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -8,20 +8,13 @@ from typing import Protocol
 
 from torch import Tensor
 
+from loramux.lora.product_updates import ProductUpdates
 from loramux.models.attention import Attend
 from loramux_kernels.paged_attention import LayerCache
 
 
-class StepLoRA(Protocol):
-    """What the adapters of a step add. All methods work in place, and leave other rows alone."""
-
-    def add_(self, projection: int, y: Tensor, x: Tensor) -> None:
-        """Update the result of one product of ``FusedDecoder.projections``.
-
-        Shapes:
-            y: ``[rows, out_features]`` of its sites side by side, base product and bias included.
-            x: ``[rows, in_features]``.
-        """
+class StepLoRA(ProductUpdates, Protocol):
+    """What the adapters of a step add; rows of the base model stay what they are to the bit."""
 
     def add_embedding_(self, y: Tensor, ids: Tensor) -> None:
         """Update embeddings ``[rows, hidden_size]`` of tokens ``[rows]``.

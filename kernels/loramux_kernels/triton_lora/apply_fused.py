@@ -1,0 +1,65 @@
+"""Blocks that read a packed product and add its LoRA updates, by whichever path suits the step.
+
+Each is the block of ``loramux_kernels.blocks`` after ``apply_lora_``, without writing the updated
+product: it says nothing about the rows beyond those that the work list was filled for.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from loramux_kernels.blocks import Activation, Rotation, gated_activation
+from loramux_kernels.triton_lora.apply import check_product
+from loramux_kernels.triton_lora.prefill import add_dense_, is_dense
+from loramux_kernels.triton_lora.projection import PackedProjection
+from loramux_kernels.triton_lora.work_list import LoRAWork
+
+
+def activate_with_lora(
+    gate_up: Tensor, x: Tensor, projection: PackedProjection, work: LoRAWork, kind: Activation
+) -> Tensor:
+    """``gated_activation`` of a product and its updates.
+
+    Shapes:
+        gate_up: ``[rows, 2 * width]``; x: ``[rows, in_features]``; returns: ``[rows, width]``.
+
+    Raises:
+        ValueError: x or gate_up has another dtype than the arena or another width than the
+            projection.
+    """
+    check_product(gate_up, x, projection, work)
+    if work.single is not None and is_dense(work.single, work.table):
+        add_dense_(gate_up, x, projection, work.table, work.single)
+        return gated_activation(gate_up, kind)
+    from loramux_kernels.triton_lora.fused.activation import activate_updated
+    from loramux_kernels.triton_lora.shrink import shrink
+
+    shrink(x, projection, work)
+    return activate_updated(gate_up, projection, work, kind)
+
+
+def rotate_and_store_with_lora_(
+    qkv: Tensor,
+    x: Tensor,
+    projection: PackedProjection,
+    work: LoRAWork,
+    rotation: Rotation,
+) -> Tensor:
+    """``rotate_and_store_`` of a product and its updates.
+
+    Shapes:
+        qkv: ``[rows, (num_heads + 2 * num_kv_heads) * head_dim]``; x: ``[rows, in_features]``;
+            returns: ``[rows, num_heads, head_dim]``.
+
+    Raises:
+        ValueError: x or qkv has another dtype than the arena or another width than the projection.
+    """
+    check_product(qkv, x, projection, work)
+    if work.single is not None and is_dense(work.single, work.table):
+        add_dense_(qkv, x, projection, work.table, work.single)
+        return rotation(qkv)
+    from loramux_kernels.triton_lora.fused.rotation import rotate_and_store_updated_
+    from loramux_kernels.triton_lora.shrink import shrink
+
+    shrink(x, projection, work)
+    return rotate_and_store_updated_(qkv, projection, work, rotation)

@@ -1,0 +1,83 @@
+"""What all kernels that add an update are launched with, and how they find it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from loramux_kernels.jit import device_function
+from loramux_kernels.overlap import overlapping
+from loramux_kernels.triton_lora.arena import GRANULE
+from loramux_kernels.triton_lora.projection import PackedProjection
+from loramux_kernels.triton_lora.sharing import num_multiprocessors
+from loramux_kernels.triton_lora.work_list import LoRAWork
+
+UNSPECIALIZED = (
+    "counts", "rows", "row_tiles", "num_splits", "first_site", "num_sites",
+)  # fmt: skip
+
+
+def update_arguments(projection: PackedProjection, work: LoRAWork) -> dict[str, Any]:
+    """Where the rank vectors of a projection lie, and B, and which rows they belong to."""
+    _, num_splits = work.shape.shrink.split(projection.in_features)
+    return {
+        "partials": work.partials,
+        "arena": work.table.arena,
+        "records": work.table.records,
+        "counts": work.counts,
+        "rows": work.rows,
+        "row_tiles": work.row_tiles,
+        "num_splits": num_splits,
+        "split_stride": work.max_rows * projection.num_slices * work.rank_stride,
+        "rank_stride": work.rank_stride,
+        "first_site": projection.first_site,
+        "num_sites": work.table.num_sites,
+        "GRANULE": GRANULE,
+        "ROWS": work.shape.fused.rows,
+        "RANK": work.shape.fused.rank,
+        "SPLITS": triton.next_power_of_2(num_splits),
+        "SLICES": projection.num_slices,
+    }
+
+
+def launch_options(
+    work: LoRAWork, device: torch.device, warps: int, max_registers: int
+) -> dict[str, Any]:
+    """Also whether to begin while shrink still runs, as ``loramux_kernels.overlap`` says."""
+    overlap = overlapping(device) if work.shape.overlap else {"OVERLAP": False}
+    return {"num_warps": warps, "maxnreg": max_registers, **overlap}
+
+
+def num_programs(device: torch.device, programs_per_sm: int, max_units: int) -> int:
+    """Programs that share the units of work, no more than there can be."""
+    return max(1, min(programs_per_sm * num_multiprocessors(device), max_units))
+
+
+# fmt: off
+@device_function
+def row_tile(
+    row_tiles: tl.tensor, rows: tl.tensor, number: tl.tensor, ROWS: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Slot (-1: none), places in the list of rows, rows of the batch, and which of them exist."""
+    tile = row_tiles + number * 4
+    row = tl.arange(0, ROWS)
+    exists = row < tl.load(tile + 2)
+    place = tl.load(tile + 1) + row
+    return tl.load(tile), place, tl.load(rows + place, mask=exists, other=0).to(tl.int64), exists
+
+
+@device_function
+def site_update(
+    records: tl.tensor, arena: tl.tensor, slot: tl.tensor, num_sites: tl.tensor, site: tl.tensor,
+    GRANULE: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Rank, B and scaling of a slot's adapter at a site; rank 0 for no slot."""
+    record = records + (slot * num_sites + site) * 4
+    has_slot = slot >= 0
+    rank = tl.load(record + 2, mask=has_slot, other=0)
+    b = arena + tl.load(record + 1, mask=has_slot, other=0).to(tl.int64) * GRANULE
+    return rank, b, tl.load(record + 3, mask=has_slot, other=0).to(tl.float32, bitcast=True)
+# fmt: on

@@ -1,0 +1,259 @@
+"""Rotation and storing of a packed product after the updates of its queries, keys and values."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from loramux_kernels.blocks.rotation import Rotation
+from loramux_kernels.jit import device_function, kernel
+from loramux_kernels.overlap import let_next_begin, wait_for_kernel_ahead
+from loramux_kernels.triton_blocks.normalization import inverse_root, normalized, squares
+from loramux_kernels.triton_blocks.rotation import (
+    check_rotation,
+    rotate_group,
+    rotation_arguments,
+    rotation_warps,
+)
+from loramux_kernels.triton_lora.fused.launch import (
+    UNSPECIALIZED,
+    launch_options,
+    num_programs,
+    row_tile,
+    site_update,
+    update_arguments,
+)
+from loramux_kernels.triton_lora.projection import PackedProjection
+from loramux_kernels.triton_lora.sharing import own_share
+from loramux_kernels.triton_lora.update import rank_vector, read_ahead, with_update
+from loramux_kernels.triton_lora.work_list import LoRAWork
+
+
+def rotate_and_store_updated_(
+    qkv: Tensor, projection: PackedProjection, work: LoRAWork, rotation: Rotation
+) -> Tensor:
+    """``rotate_and_store_`` of the product with the updates that ``shrink`` has prepared.
+
+    Shapes:
+        qkv: ``[rows, row_width]``, not written; returns: ``[rows, num_heads, head_dim]``.
+
+    Raises:
+        ValueError: a tensor has gaps or another shape.
+    """
+    layout, cache, shape = rotation.layout, rotation.cache, work.shape.fused.rotation
+    positions, cos, sin, slots = rotation.positions, rotation.cos, rotation.sin, rotation.slots
+    check_rotation(qkv, positions, cos, sin, layout, cache, slots)
+    queries = qkv.new_empty((len(qkv), layout.num_heads, layout.head_dim))
+    parts = triton.cdiv(layout.num_heads, shape.heads)
+    parts += 2 * triton.cdiv(layout.num_kv_heads, shape.heads)
+    programs = num_programs(qkv.device, shape.programs_per_sm, len(work.row_tiles) * parts)
+    _rotate_updated[(programs,)](
+        queries, cache.keys, cache.values, qkv, positions, slots, cos, sin, HEADS=shape.heads,
+        **rotation_arguments(layout), **update_arguments(projection, work),
+        # As without updates: a norm then adds up a row of the base model in the same order.
+        **launch_options(work, qkv.device, rotation_warps(layout), shape.max_registers),
+    )  # fmt: skip
+    return queries
+
+
+# fmt: off
+@kernel(unspecialized=("positions", "slots", *UNSPECIALIZED))
+def _rotate_updated(  # noqa: PLR0917
+    queries: tl.tensor, key_cache: tl.tensor, value_cache: tl.tensor, qkv: tl.tensor,
+    positions: tl.tensor, slots: tl.tensor, cos: tl.tensor, sin: tl.tensor,
+    q_weight: tl.tensor, k_weight: tl.tensor, q_eps: tl.tensor, k_eps: tl.tensor,
+    partials: tl.tensor, arena: tl.tensor, records: tl.tensor,
+    counts: tl.tensor, rows: tl.tensor, row_tiles: tl.tensor, num_splits: tl.tensor,
+    split_stride: tl.tensor, rank_stride: tl.tensor, first_site: tl.tensor, num_sites: tl.tensor,
+    NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr,
+    GROUP: tl.constexpr, Q_PLUS_ONE: tl.constexpr, K_PLUS_ONE: tl.constexpr, HEADS: tl.constexpr,
+    GRANULE: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr,
+    SLICES: tl.constexpr, OVERLAP: tl.constexpr,
+) -> None:
+    # Queries, keys and values are slices of their own, or parts of the only one.
+    tl.static_assert(SLICES == 1 or SLICES == 3)  # noqa: PLR1714
+    QUERIES: tl.constexpr = NUM_HEADS * DIM
+    KEYS: tl.constexpr = NUM_KV_HEADS * DIM
+    PACKED: tl.constexpr = SLICES == 1
+    WIDTH: tl.constexpr = QUERIES + 2 * KEYS
+    Q_B_WIDTH: tl.constexpr = WIDTH if PACKED else QUERIES
+    K_B_WIDTH: tl.constexpr = WIDTH if PACKED else KEYS
+    QUERY_PARTS: tl.constexpr = triton.cdiv(NUM_HEADS, HEADS)
+    KEY_PARTS: tl.constexpr = triton.cdiv(NUM_KV_HEADS, HEADS)
+    PARTS: tl.constexpr = QUERY_PARTS + 2 * KEY_PARTS
+    GROUPS: tl.constexpr = triton.cdiv(NUM_HEADS, GROUP) + 2 * triton.cdiv(NUM_KV_HEADS, GROUP)
+    start, stop = own_share(tl.load(counts + 2) * PARTS)
+    for unit in tl.range(start, stop, num_stages=1):
+        slot, place, index, exists = row_tile(row_tiles, rows, unit // PARTS, ROWS)
+        part = unit % PARTS
+        if slot < 0:
+            tile = row_tiles + unit // PARTS * 4
+            first, count = tl.load(tile + 1), tl.load(tile + 2)
+            wait_for_kernel_ahead(OVERLAP)
+            for item in tl.range(part, count * GROUPS, PARTS, num_stages=1):
+                rotate_group(
+                    queries, key_cache, value_cache, qkv, positions, slots, cos, sin,
+                    q_weight, k_weight, q_eps, k_eps,
+                    tl.load(rows + first + item // GROUPS).to(tl.int64), item % GROUPS,
+                    NUM_HEADS, NUM_KV_HEADS, DIM, HALF, GROUP, Q_PLUS_ONE, K_PLUS_ONE,
+                )
+        else:
+            source = qkv + index * WIDTH
+            hidden = partials + place * (SLICES * rank_stride)
+            if part < QUERY_PARTS:
+                rank, b, scaling = site_update(records, arena, slot, num_sites, first_site, GRANULE)
+                _rotate_heads_updated(
+                    queries + index * QUERIES, exists, source, index, exists,
+                    part * HEADS, NUM_HEADS, positions, cos, sin, q_weight, q_eps,
+                    hidden, b, rank, scaling, num_splits, split_stride,
+                    Q_B_WIDTH, DIM, HALF, HEADS, Q_PLUS_ONE, RANK, SPLITS, OVERLAP,
+                )
+            elif part < QUERY_PARTS + KEY_PARTS:
+                KEY: tl.constexpr = 0 if PACKED else 1
+                rank, b, scaling = site_update(
+                    records, arena, slot, num_sites, first_site + KEY, GRANULE
+                )
+                token = tl.load(slots + index, mask=exists, other=-1).to(tl.int64)
+                _rotate_heads_updated(
+                    key_cache + token * KEYS, token >= 0, source + QUERIES, index, exists,
+                    (part - QUERY_PARTS) * HEADS, NUM_KV_HEADS, positions, cos, sin, k_weight,
+                    k_eps, hidden + KEY * rank_stride, b + PACKED * QUERIES, rank, scaling,
+                    num_splits, split_stride,
+                    K_B_WIDTH, DIM, HALF, HEADS, K_PLUS_ONE, RANK, SPLITS, OVERLAP,
+                )
+            else:
+                VALUE: tl.constexpr = 0 if PACKED else 2
+                rank, b, scaling = site_update(
+                    records, arena, slot, num_sites, first_site + VALUE, GRANULE
+                )
+                token = tl.load(slots + index, mask=exists, other=-1).to(tl.int64)
+                _store_values_updated(
+                    value_cache + token * KEYS, token >= 0, source + QUERIES + KEYS, exists,
+                    (part - QUERY_PARTS - KEY_PARTS) * HEADS, NUM_KV_HEADS,
+                    hidden + VALUE * rank_stride, b + PACKED * (QUERIES + KEYS), rank, scaling,
+                    num_splits, split_stride, K_B_WIDTH, DIM, HEADS, RANK, SPLITS, OVERLAP,
+                )
+    # Also where there was nothing to do.
+    wait_for_kernel_ahead(OVERLAP)
+    let_next_begin(OVERLAP)
+
+
+@device_function
+def _rotate_heads_updated(  # noqa: PLR0917
+    target: tl.tensor, has_target: tl.tensor, source: tl.tensor, index: tl.tensor,
+    exists: tl.tensor, first_head: tl.tensor, COUNT: tl.constexpr,
+    positions: tl.tensor, cos: tl.tensor, sin: tl.tensor, weight: tl.tensor, eps: tl.tensor,
+    hidden: tl.tensor, b: tl.tensor, rank: tl.tensor, scaling: tl.tensor,
+    num_splits: tl.tensor, split_stride: tl.tensor,
+    B_WIDTH: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr,
+    PLUS_ONE: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr, OVERLAP: tl.constexpr,
+) -> None:
+    """``HEADS`` of ``COUNT`` adjacent heads of each row, one after the other."""
+    REST: tl.constexpr = DIM - 2 * HALF
+    stop = tl.minimum(first_head + HEADS, COUNT)
+    table = tl.load(positions + index, mask=exists, other=0).to(tl.int64) * (2 * HALF)
+    if OVERLAP:
+        columns = (stop - first_head) * DIM
+        read_ahead(b + first_head * DIM, columns, B_WIDTH, rank, HEADS * DIM, RANK)
+        tl.extra.cuda.gdc_wait()
+    vector = rank_vector(hidden, exists, 0, rank, scaling, num_splits, split_stride, RANK, SPLITS)
+    low_cos, low_sin = _rows(cos + table, exists, 0, HALF), _rows(sin + table, exists, 0, HALF)
+    high_cos = _rows(cos + table, exists, HALF, HALF)
+    high_sin = _rows(sin + table, exists, HALF, HALF)
+    for head in tl.range(first_head, stop, num_stages=1):
+        low = _updated(
+            source, exists, head * DIM, HALF, vector, hidden, b, B_WIDTH,
+            rank, scaling, num_splits, split_stride, RANK, SPLITS,
+        )
+        high = _updated(
+            source, exists, head * DIM + HALF, HALF, vector, hidden, b, B_WIDTH,
+            rank, scaling, num_splits, split_stride, RANK, SPLITS,
+        )
+        if REST > 0:
+            rest = _updated(
+                source, exists, head * DIM + 2 * HALF, REST, vector, hidden, b, B_WIDTH,
+                rank, scaling, num_splits, split_stride, RANK, SPLITS,
+            )
+        if weight is not None:
+            total = tl.sum(squares(low), 1) + tl.sum(squares(high), 1)
+            if REST > 0:
+                total += tl.sum(squares(rest), 1)
+            inverse = inverse_root(total, eps, DIM)[:, None]
+            low = normalized(low, _row(weight, 0, HALF), inverse, PLUS_ONE)
+            high = normalized(high, _row(weight, HALF, HALF), inverse, PLUS_ONE)
+            if REST > 0:
+                rest = normalized(rest, _row(weight, 2 * HALF, REST), inverse, PLUS_ONE)
+        _store(target, has_target, head * DIM, HALF, low * low_cos - high * low_sin)
+        _store(target, has_target, head * DIM + HALF, HALF, high * high_cos + low * high_sin)
+        if REST > 0:
+            _store(target, has_target, head * DIM + 2 * HALF, REST, rest)
+
+
+@device_function
+def _store_values_updated(  # noqa: PLR0917
+    target: tl.tensor, has_target: tl.tensor, source: tl.tensor, exists: tl.tensor,
+    first_head: tl.tensor, COUNT: tl.constexpr, hidden: tl.tensor, b: tl.tensor,
+    rank: tl.tensor, scaling: tl.tensor, num_splits: tl.tensor, split_stride: tl.tensor,
+    B_WIDTH: tl.constexpr, DIM: tl.constexpr, HEADS: tl.constexpr,
+    RANK: tl.constexpr, SPLITS: tl.constexpr, OVERLAP: tl.constexpr,
+) -> None:
+    """``HEADS`` of ``COUNT`` adjacent heads of each row, as they are."""
+    stop = tl.minimum(first_head + HEADS, COUNT)
+    if OVERLAP:
+        columns = (stop - first_head) * DIM
+        read_ahead(b + first_head * DIM, columns, B_WIDTH, rank, HEADS * DIM, RANK)
+        tl.extra.cuda.gdc_wait()
+    vector = rank_vector(hidden, exists, 0, rank, scaling, num_splits, split_stride, RANK, SPLITS)
+    for head in tl.range(first_head, stop, num_stages=1):
+        values = _updated(
+            source, exists, head * DIM, DIM, vector, hidden, b, B_WIDTH,
+            rank, scaling, num_splits, split_stride, RANK, SPLITS,
+        )
+        _store(target, has_target, head * DIM, DIM, values)
+
+
+@device_function
+def _updated(  # noqa: PLR0917
+    source: tl.tensor, exists: tl.tensor, first: tl.tensor, LENGTH: tl.constexpr,
+    vector: tl.tensor, hidden: tl.tensor, b: tl.tensor, B_WIDTH: tl.constexpr,
+    rank: tl.tensor, scaling: tl.tensor, num_splits: tl.tensor, split_stride: tl.tensor,
+    RANK: tl.constexpr, SPLITS: tl.constexpr,
+) -> tl.tensor:
+    """``LENGTH`` values of each row from the ``first``, with their update, padded with zeros."""
+    column = tl.arange(0, triton.next_power_of_2(LENGTH))
+    has_column = column < LENGTH
+    mask = exists[:, None] & has_column[None, :]
+    values = tl.load(source[:, None] + (first + column)[None, :], mask=mask, other=0.0)
+    return with_update(
+        values, vector, hidden, exists, b + first + column, has_column, B_WIDTH,
+        rank, scaling, num_splits, split_stride, RANK, SPLITS,
+    )
+
+
+@device_function
+def _store(
+    target: tl.tensor, exists: tl.tensor, first: tl.tensor, LENGTH: tl.constexpr, part: tl.tensor
+) -> None:
+    column = tl.arange(0, triton.next_power_of_2(LENGTH))
+    mask = exists[:, None] & (column < LENGTH)[None, :]
+    address = target[:, None] + (first + column)[None, :]
+    tl.store(address, part.to(target.dtype.element_ty), mask=mask)
+
+
+@device_function
+def _rows(
+    source: tl.tensor, exists: tl.tensor, FIRST: tl.constexpr, LENGTH: tl.constexpr
+) -> tl.tensor:
+    """``LENGTH`` values of each row, padded with zeros."""
+    column = tl.arange(0, triton.next_power_of_2(LENGTH))
+    mask = exists[:, None] & (column < LENGTH)[None, :]
+    return tl.load(source[:, None] + (FIRST + column)[None, :], mask=mask, other=0.0)
+
+
+@device_function
+def _row(source: tl.tensor, FIRST: tl.constexpr, LENGTH: tl.constexpr) -> tl.tensor:
+    """``[1, LENGTH]``, padded with zeros."""
+    column = tl.arange(0, triton.next_power_of_2(LENGTH))
+    return tl.load(source + FIRST + column, mask=column < LENGTH, other=0.0)[None, :]
+# fmt: on

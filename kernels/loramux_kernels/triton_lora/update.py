@@ -1,0 +1,115 @@
+"""``scaling * (x A) B`` from the parts that shrink has left, for whichever kernel adds it.
+
+The rank vector is summed and scaled in float32 and enters the product with about 16 bits even where
+B has 8.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from loramux_kernels.jit import device_function
+
+# fmt: off
+
+
+@device_function
+def lora_update(  # noqa: PLR0917
+    hidden: tl.tensor, has_row: tl.tensor, b: tl.tensor, has_column: tl.tensor, width: tl.tensor,
+    rank: tl.tensor, scaling: tl.tensor, num_splits: tl.tensor, split_stride: tl.tensor,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr,
+    STAGES: tl.constexpr,
+) -> tl.tensor:
+    """``[ROWS, COLUMNS]`` of the update, float32."""
+    update = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for first in tl.range(0, rank, RANK, num_stages=STAGES):
+        vector = rank_vector(
+            hidden, has_row, first, rank, scaling, num_splits, split_stride, RANK, SPLITS
+        )
+        update = add_product(update, vector, rows_of_b(b, has_column, first, rank, width, RANK))
+    return update
+
+
+@device_function
+def with_update(  # noqa: PLR0917
+    values: tl.tensor, vector: tl.tensor, hidden: tl.tensor, has_row: tl.tensor,
+    b: tl.tensor, has_column: tl.tensor, width: tl.tensor,
+    rank: tl.tensor, scaling: tl.tensor, num_splits: tl.tensor, split_stride: tl.tensor,
+    RANK: tl.constexpr, SPLITS: tl.constexpr,
+) -> tl.tensor:
+    """Values plus their update, rounded once; the values themselves where the rank is 0.
+
+    ``vector`` is the first part of the rank vector, which many columns share.
+    """
+    if rank > 0:
+        update = tl.zeros(values.shape, tl.float32)
+        update = add_product(update, vector, rows_of_b(b, has_column, 0, rank, width, RANK))
+        for first in tl.range(RANK, rank, RANK, num_stages=1):
+            part = rank_vector(
+                hidden, has_row, first, rank, scaling, num_splits, split_stride, RANK, SPLITS
+            )
+            update = add_product(update, part, rows_of_b(b, has_column, first, rank, width, RANK))
+        values = (values.to(tl.float32) + update).to(values.dtype)
+    return values
+
+
+@device_function
+def rank_vector(  # noqa: PLR0917
+    hidden: tl.tensor, has_row: tl.tensor, first: tl.tensor, rank: tl.tensor, scaling: tl.tensor,
+    num_splits: tl.tensor, split_stride: tl.tensor, RANK: tl.constexpr, SPLITS: tl.constexpr,
+) -> tl.tensor:
+    """``RANK`` components from the ``first``, scaled: ``[rows, RANK]``, float32."""
+    component = first + tl.arange(0, RANK)
+    vector = tl.zeros([hidden.shape[0], RANK], tl.float32)
+    for split in tl.static_range(SPLITS):
+        at = hidden[:, None] + (split * split_stride + component)[None, :]
+        # What lies beyond the rank has never been written. It is loaded nevertheless: a mask that
+        # changes along a row would make of each vector single loads.
+        vector += tl.load(at, mask=has_row[:, None] & (split < num_splits) & (rank > 0), other=0.0)
+    return tl.where((component < rank)[None, :], vector * scaling, 0.0)
+
+
+@device_function
+def rows_of_b(
+    b: tl.tensor, has_column: tl.tensor, first: tl.tensor, rank: tl.tensor, width: tl.tensor,
+    RANK: tl.constexpr,
+) -> tl.tensor:
+    """``RANK`` rows of B from the ``first``, at the columns that ``b`` points to in row 0."""
+    component = first + tl.arange(0, RANK)
+    mask = (component < rank)[:, None] & has_column[None, :]
+    return tl.load(b[None, :] + component[:, None] * width, mask=mask, other=0.0)
+
+
+@device_function
+def read_ahead(
+    b: tl.tensor, num_columns: tl.tensor, width: tl.tensor, rank: tl.tensor,
+    COLUMNS: tl.constexpr, RANK: tl.constexpr,
+) -> None:
+    """Ask for ``num_columns`` of B from where ``b`` points, so that they lie in the L2 cache soon.
+
+    Matrices are complete before a step begins: this may run while the kernel before still does.
+    """
+    LINE: tl.constexpr = 1024 // b.dtype.element_ty.primitive_bitwidth
+    LINES: tl.constexpr = triton.next_power_of_2(triton.cdiv(COLUMNS, LINE))
+    column = tl.minimum(tl.arange(0, LINES) * LINE, num_columns - 1)
+    for first in tl.range(0, rank, RANK, num_stages=1):
+        component = tl.minimum(first + tl.arange(0, RANK), rank - 1)
+        address = b + component[:, None] * width + column[None, :]
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [address],
+            dtype=tl.int32, is_pure=False, pack=1,
+        )
+
+
+@device_function
+def add_product(total: tl.tensor, vector: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """Add ``vector @ b``, with the vector in two parts where B's dtype has too few bits for it."""
+    if b.dtype == tl.float32:
+        return tl.dot(vector, b, total, input_precision="ieee")
+    high = vector.to(b.dtype)
+    rest = vector - high.to(tl.float32)
+    # An infinite component leaves NaN or infinity: it has no second part.
+    low = tl.where(tl.abs(rest) < float("inf"), rest, 0.0).to(b.dtype)
+    return tl.dot(low, b, tl.dot(high, b, total))
+# fmt: on
