@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from tests.resolvers.hub_server import HubServer, hub_server
+from tests.resolvers.hub_server import HubServer, downloads_under_way, hub_server
 
 
 @pytest.fixture
@@ -28,4 +28,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         huggingface_hub.close_session()
         yield hub
+        # One that is left ends with its next request, and must not find the next test's Hub.
+        for thread in downloads_under_way():
+            thread.join(5)
         huggingface_hub.close_session()

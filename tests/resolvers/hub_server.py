@@ -309,3 +309,8 @@ def _serve(hub: HubServer) -> ThreadingHTTPServer:
     server = _Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     return server
+
+
+def downloads_under_way() -> list[threading.Thread]:
+    """The threads of downloads from the Hub, those included that nobody waits for any more."""
+    return [thread for thread in threading.enumerate() if thread.name == "hub-download"]

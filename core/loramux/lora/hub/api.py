@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -22,6 +23,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
 
 from loramux.errors import AdapterUnavailableError
 from loramux.lora.hub.errors import hub_errors
+from loramux.lora.hub.session import again_if_closed
 from loramux.lora.hub.source import CONFIG_FILE, WEIGHTS_FILE, is_commit
 from loramux.lora.resolve.deadline import resolve_timeout
 
@@ -59,7 +61,7 @@ def find_commit(repo_id: str, revision: str, timeout: float) -> str:
     what = f"revision {revision!r}"
     path = f"{repo_id}/revision/{quote(revision, safe='')}"
     with hub_errors(repo_id, what):
-        answer, _ = _get(path, {}, time.monotonic() + timeout)
+        answer, _ = again_if_closed(partial(_get, path, {}, time.monotonic() + timeout))
     commit = answer.get("sha") if isinstance(answer, dict) else None
     if isinstance(commit, str) and is_commit(commit):
         return commit
@@ -93,7 +95,7 @@ def list_adapters(repo_id: str, commit: str, timeout: float, directory: str = ""
 def _pages(path: str, *, recursive: bool, deadline: float) -> Iterator[tuple[Any, bool]]:
     query = {"recursive": str(recursive).lower(), "expand": "false"}
     for _ in range(MAX_PAGES):
-        answer, next_url = _get(path, query, deadline)
+        answer, next_url = again_if_closed(partial(_get, path, query, deadline))
         yield answer, next_url is None
         if next_url is None:
             return

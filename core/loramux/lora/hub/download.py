@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
-from contextlib import suppress
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +20,12 @@ from huggingface_hub import get_hf_file_metadata, get_session, hf_hub_download, 
 from tqdm.std import tqdm
 
 from loramux.errors import AdapterUnavailableError
-from loramux.lora.fetch.shared_work import Abandoned
 from loramux.lora.hub.api import answer_timeout
 from loramux.lora.hub.cache import cached_directory
 from loramux.lora.hub.daemon_call import call_in_daemon_thread
 from loramux.lora.hub.errors import hub_errors
+from loramux.lora.hub.session import again_if_closed
+from loramux.lora.hub.transfer import Transfer
 from loramux.lora.resolve.deadline import resolve_timeout
 from loramux.lora.source import FetchProgress
 
@@ -57,95 +55,28 @@ def download(
             what comes is damaged.
     """
     patience = resolve_timeout()
-    transfer = _Transfer(repo_id, check_size)
+    transfer = Transfer(repo_id, check_size)
     work = call_in_daemon_thread("hub-download", partial(_fetch, transfer, commit, files))
     try:
         while not wait([work], POLL_SECONDS).done:
+            _install_hooks()
             progress(*transfer.bytes_done_and_total())
             transfer.check_alive(patience)
     except BaseException:
         transfer.abandon()
+        call_in_daemon_thread("hub-download-end", partial(_await_end, work))
         raise
     work.result()
     progress(*transfer.bytes_done_and_total())
 
 
-class _Transfer:
-    """What a download's thread and the one that waits for it know of each other."""
-
-    def __init__(self, repo_id: str, check_size: Callable[[int], None]) -> None:
-        self.repo_id = repo_id
-        self._check_size = check_size
-        self.is_abandoned = False
-        self._expected = 0
-        self._total = 0
-        self._written = 0
-        self._response: Any = None
-        """The HTTP client's latest response; the client is another in each major version."""
-        self._written_before = 0
-        self._last_done = 0
-        self._last_sign = time.monotonic()
-
-    def bytes_done_and_total(self) -> tuple[int, int]:
-        """Bytes that have come, and how many that should be as far as is known."""
-        response = self._response
-        coming = 0 if response is None else response.num_bytes_downloaded
-        done = max(self._written, self._written_before + coming)
-        return done, max(self._expected, self._total)
-
-    def check_alive(self, patience: float) -> None:
-        """Raises AdapterUnavailableError if nothing has come for ``patience`` seconds."""
-        done, _ = self.bytes_done_and_total()
-        if done != self._last_done:
-            self._last_done = done
-            self._last_sign = time.monotonic()
-        elif time.monotonic() > self._last_sign + patience:
-            raise AdapterUnavailableError(
-                f"The download of {self.repo_id} from the Hugging Face Hub brought nothing for "
-                f"{patience:.3g} s; try again later."
-            )
-
-    def expect(self, total: int) -> None:
-        """At least so many bytes are going to come."""
-        self._check_size(total)
-        self._expected = total
-
-    def begin(self, total: int) -> None:
-        """A file of ``total`` bytes is about to come."""
-        self._total += total
-        self._check_size(self._total)
-
-    def write(self, count: int) -> None:
-        """Bytes have been written; fewer than none when the client starts over."""
-        if self.is_abandoned:
-            raise Abandoned
-        self._written += count
-        self._check_size(self._written)
-
-    def before_request(self) -> None:
-        if self.is_abandoned:
-            raise Abandoned
-
-    def after_response(self, response: Any) -> None:
-        self._written_before = self._written
-        self._response = response
-        self._last_sign = time.monotonic()
-
-    def abandon(self) -> None:
-        """End the transfer: its thread wakes up, asks to go on, and is told not to."""
-        self.is_abandoned = True
-        response = self._response
-        # A closed response has given its connection back, and HTTP/2 shares it all along.
-        if response is None or response.is_closed or response.http_version == "HTTP/2":
-            return
-        stream = response.extensions.get("network_stream")
-        connection = stream.get_extra_info("socket") if stream is not None else None
-        if connection is not None:
-            with suppress(OSError):  # it has ended by itself
-                connection.shutdown(socket.SHUT_RDWR)
+def _await_end(work: Future[None]) -> None:
+    """Keep the hooks in place, or the download would go on if somebody closed the session."""
+    while not wait([work], POLL_SECONDS).done:
+        _install_hooks()
 
 
-def _fetch(transfer: _Transfer, commit: str, files: Sequence[str]) -> None:
+def _fetch(transfer: Transfer, commit: str, files: Sequence[str]) -> None:
     _this_thread.transfer = transfer
     _install_hooks()
     missing = [file for file in files if not cached_directory(transfer.repo_id, commit, [file])]
@@ -153,18 +84,22 @@ def _fetch(transfer: _Transfer, commit: str, files: Sequence[str]) -> None:
         _probe(transfer, commit, missing[-1])
     for file in missing:
         with hub_errors(transfer.repo_id, f"file {file!r}"):
-            _fetch_file(transfer, commit, file)
+            again_if_closed(partial(_fetch_file, transfer, commit, file))
+        transfer.end_file()
 
 
-def _probe(transfer: _Transfer, commit: str, file: str) -> None:
+def _probe(transfer: Transfer, commit: str, file: str) -> None:
     """Ask for a file once, because huggingface_hub would retry for 23 s if the Hub is away."""
     with hub_errors(transfer.repo_id, f"file {file!r}"):
         url = hf_hub_url(transfer.repo_id, file, revision=commit)
-        found = get_hf_file_metadata(url, timeout=answer_timeout(), library_name="loramux")
+        ask = partial(get_hf_file_metadata, url, timeout=answer_timeout(), library_name="loramux")
+        found = again_if_closed(ask)
     transfer.expect(found.size or 0)
 
 
-def _fetch_file(transfer: _Transfer, commit: str, file: str) -> None:
+def _fetch_file(transfer: Transfer, commit: str, file: str) -> None:
+    transfer.begin_file()
+    _install_hooks()
     path = hf_hub_download(
         transfer.repo_id,
         file,
@@ -195,13 +130,15 @@ def _verify(path: Path, repo_id: str) -> None:
         )
 
 
-def _bar_class(transfer: _Transfer) -> type[tqdm[Any]]:
+def _bar_class(transfer: Transfer) -> type[tqdm[Any]]:
     """A progress bar that shows nothing and tells ``transfer``."""
 
     class Bar(tqdm):  # type: ignore[type-arg]  # it takes none when the program runs
-        def __init__(self, *args: Any, total: float | None = None, **kwargs: Any) -> None:
+        def __init__(
+            self, *args: Any, total: float | None = None, initial: float = 0, **kwargs: Any
+        ) -> None:
             super().__init__(total=total, disable=True)
-            transfer.begin(int(total or 0))
+            transfer.begin_content(int(total or 0), int(initial))
 
         def update(self, n: float | None = 1) -> bool | None:
             transfer.write(int(n or 0))
@@ -226,7 +163,7 @@ def _install_hooks() -> None:
 
 def _before_request(request: Any) -> None:
     if transfer := getattr(_this_thread, "transfer", None):
-        transfer.before_request()
+        transfer.check_wanted()
 
 
 def _after_response(response: Any) -> None:
