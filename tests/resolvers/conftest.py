@@ -28,7 +28,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         huggingface_hub.close_session()
         yield hub
-        # One that is left ends with its next request, and must not find the next test's Hub.
+        # What was left ends with its next request, which must not be during the next test.
+        hub.close()
         for thread in downloads_under_way():
             thread.join(5)
         huggingface_hub.close_session()
