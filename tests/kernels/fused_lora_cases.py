@@ -13,6 +13,7 @@ from loramux_kernels.triton_lora import (
     LoRATiles,
     LoRAWork,
     activate_with_lora,
+    add_rms_norm_with_lora_,
     apply_lora_,
     rotate_and_store_with_lora_,
 )
@@ -20,6 +21,7 @@ from tests.kernels.block_cases import (
     EXACT,
     Attention,
     Place,
+    exact_norm,
     exact_rotation,
     poisoned_outputs,
     rotary_table,
@@ -125,6 +127,26 @@ def check_rotation(step: Step, attention: Attention) -> None:
     for name, exact_part in (("keys", exact_keys), ("values", values)):
         parts = [getattr(cache, name).flatten(0, 1) for cache in (*caches, before)]
         _check_stored(step, slots, exact_part, *parts)
+
+
+def check_norm(step: Step, plus_one: bool) -> None:
+    from loramux_kernels.triton_blocks import add_rms_norm_
+
+    norm, before = step.place.norm(sum(step.widths), plus_one), step.place.random(*step.y.shape)
+    residual, separate, plain = before.clone(), before.clone(), before.clone()
+    separate_out = add_rms_norm_(step.updated(), separate, norm)
+    plain_out = add_rms_norm_(step.y.clone(), plain, norm)
+    with poisoned_outputs():
+        out = add_rms_norm_with_lora_(
+            step.y.clone(), step.x, residual, step.projection, step.work, norm
+        )
+    # The sum is rounded before it is normalized, and the update before it is added.
+    rounded = before.double() + step.exact().to(before.dtype).double()
+    rows, base = slice(0, step.num_rows), step.rows_of_base()
+    step.place.assert_near(residual[rows], separate[rows], rounded[rows])
+    assert same_bits(residual[base], plain[base])
+    assert same_bits(residual[step.num_rows :], before[step.num_rows :])
+    step.check(out, separate_out, exact_norm(separate, norm), plain_out)
 
 
 def _check_stored(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from loramux_kernels.triton_lora.tiles import NormalizationTiles
 from tests.kernels import fused_lora_cases
 from tests.kernels.block_cases import Attention, Place
 from tests.kernels.fused_lora_cases import Step
@@ -23,6 +24,7 @@ PATHS = {
             tiles.fused,
             activation=replace(tiles.fused.activation, columns=32, programs_per_sm=3),
             rotation=replace(tiles.fused.rotation, programs_per_sm=3),
+            normalization=NormalizationTiles(256, programs_per_sm=3),
         ),
     )
     for path, tiles in (("decode", DECODE_TILES), ("prefill", PREFILL_TILES))
@@ -44,6 +46,13 @@ def activate(widths, ranks, segments, num_rows, path, kind="silu", place="float3
     torch.manual_seed(sum(widths))
     arguments = (24, widths, ranks, segments, num_rows, PATHS[path], PLACES[place], padding)
     fused_lora_cases.check_activation(Step(*arguments), kind)
+
+
+def normalize(widths, ranks, segments, num_rows, path, plus_one, place="float32", padding=0):
+    torch.set_num_threads(1)
+    torch.manual_seed(sum(widths))
+    arguments = (24, widths, ranks, segments, num_rows, PATHS[path], PLACES[place], padding)
+    fused_lora_cases.check_norm(Step(*arguments), plus_one)
 
 
 def rotate(attention, ranks, segments, num_rows, path, place="float32", padding=0):
@@ -99,6 +108,29 @@ def test_nobody_or_everybody_has_an_adapter(interpreter, segments):
     interpreter.submit(activate, [16, 16], [[3, 3]], segments, 5, "decode", padding=2).result()
     attention = Attention(2, 1, 8, 8)
     interpreter.submit(rotate, attention, [[3, 3, 3]], segments, 5, "decode", padding=2).result()
+
+
+@pytest.mark.parametrize(
+    ("width", "plus_one", "path", "place"),
+    [
+        (37, False, "decode", "float32"),
+        (96, True, "decode", "float16"),
+        (64, False, "prefill", "float16"),
+    ],
+)
+def test_norms(interpreter, width, plus_one, path, place):
+    arguments = ([width], [[5], [17], [8], [0]], SEGMENTS, 10, path, plus_one, place, 3)
+    interpreter.submit(normalize, *arguments).result()
+
+
+def test_norm_of_every_rank(interpreter):
+    ranks = [[rank] for rank in RANKS]
+    interpreter.submit(normalize, [24], ranks, TWO_ROWS_EACH, 22, "decode", False).result()
+
+
+@pytest.mark.parametrize("segments", [[], [(0, range(5))]])
+def test_norms_of_nobody_or_everybody(interpreter, segments):
+    interpreter.submit(normalize, [16], [[3]], segments, 5, "decode", False, padding=2).result()
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,15 @@ def _launch(x: Tensor, residual: Tensor | None, norm: RMSNorm) -> Tensor:
         WIDTH=width,
         BLOCK=block,
         PLUS_ONE=norm.plus_one,
-        num_warps=max(1, min(MAX_WARPS, block // (32 * VALUES_PER_THREAD))),
+        num_warps=normalization_warps(block),
         **overlapping(x.device),
     )
     return out
+
+
+def normalization_warps(block: int) -> int:
+    """Warps for a row of so many values."""
+    return max(1, min(MAX_WARPS, block // (32 * VALUES_PER_THREAD)))
 
 
 @kernel()
@@ -81,10 +86,15 @@ def _normalize_row(  # noqa: PLR0917
     gain = tl.load(weight + column, mask=exists, other=0.0)
     if residual is not None:
         before = tl.load(residual + place, mask=exists, other=0.0)
-        values = (before.to(tl.float32) + values.to(tl.float32)).to(before.dtype)
+        values = rounded_sum(before, values)
         tl.store(residual + place, values, mask=exists)
     inverse = inverse_root(tl.sum(squares(values), 0), eps, WIDTH)
     tl.store(out + place, normalized(values, gain, inverse, PLUS_ONE), mask=exists)
+
+
+@device_function
+def rounded_sum(before: tl.tensor, values: tl.tensor) -> tl.tensor:
+    return (before.to(tl.float32) + values.to(tl.float32)).to(before.dtype)
 
 
 @device_function

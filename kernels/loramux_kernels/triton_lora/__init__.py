@@ -9,6 +9,7 @@ from loramux_kernels.triton_lora.adapter_table import AdapterTable, PairPlacemen
 from loramux_kernels.triton_lora.apply import apply_lora_
 from loramux_kernels.triton_lora.apply_fused import (
     activate_with_lora,
+    add_rms_norm_with_lora_,
     rotate_and_store_with_lora_,
 )
 from loramux_kernels.triton_lora.arena import GRANULE, PAGE_BYTES, Allocation, Arena
@@ -29,6 +30,7 @@ __all__ = [
     "PackedProjection",
     "PairPlacement",
     "activate_with_lora",
+    "add_rms_norm_with_lora_",
     "apply_lora_",
     "rotate_and_store_with_lora_",
 ]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from loramux_kernels.blocks import Activation, Rotation, gated_activation
-from loramux_kernels.triton_lora.apply import check_product
+from loramux_kernels.blocks import Activation, RMSNorm, Rotation, add_rms_norm_, gated_activation
+from loramux_kernels.triton_lora.apply import apply_lora_, check_product
 from loramux_kernels.triton_lora.prefill import add_dense_, is_dense
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.work_list import LoRAWork
@@ -36,6 +36,37 @@ def activate_with_lora(
 
     shrink(x, projection, work)
     return activate_updated(gate_up, projection, work, kind)
+
+
+def add_rms_norm_with_lora_(
+    y: Tensor,
+    x: Tensor,
+    residual: Tensor,
+    projection: PackedProjection,
+    work: LoRAWork,
+    norm: RMSNorm,
+) -> Tensor:
+    """``add_rms_norm_`` of a product and its updates.
+
+    Two launches, or three: which is decided by the work list's tiles and largest rank, never by
+    what it is filled with.
+
+    Shapes:
+        y, residual, returns: ``[rows, width]``; x: ``[rows, in_features]``.
+
+    Raises:
+        ValueError: x or y has another dtype than the arena or another width than the projection.
+    """
+    shape = work.shape.fused.normalization
+    if shape is None or work.max_rank > shape.max_rank:
+        apply_lora_(y, x, projection, work)
+        return add_rms_norm_(y, residual, norm)
+    check_product(y, x, projection, work)
+    from loramux_kernels.triton_lora.fused.normalization import add_rms_norm_updated_
+    from loramux_kernels.triton_lora.shrink import shrink
+
+    shrink(x, projection, work)
+    return add_rms_norm_updated_(y, residual, projection, work, norm)
 
 
 def rotate_and_store_with_lora_(

@@ -81,6 +81,18 @@ class RotationTiles:
 
 
 @dataclass(frozen=True)
+class NormalizationTiles:
+    """How rows are normalized after their update, two at a time.
+
+    Attributes:
+        max_rank: largest rank that a step may have; beyond it B is read too often this way.
+    """
+
+    max_rank: int
+    programs_per_sm: int
+
+
+@dataclass(frozen=True)
 class FusedTiles:
     """Shapes of the kernels that add an update to what they read anyway.
 
@@ -88,12 +100,15 @@ class FusedTiles:
         rows: rows of one adapter, or of none, that a program computes at a time. Fewer than 64,
             as in ``ExpandTiles``.
         rank: components of the rank vector that one product takes.
+        normalization: None where updates are added by a kernel of their own before a norm: two
+            rows share what they read of B, which many rows of one adapter should do.
     """
 
     rows: int
     rank: int
     activation: ActivationTiles
     rotation: RotationTiles
+    normalization: NormalizationTiles | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,7 @@ DECODE = LoRATiles(
             columns=128, steps=2, warps=4, programs_per_sm=4, max_registers=128
         ),
         rotation=RotationTiles(heads=2, programs_per_sm=4, max_registers=128),
+        normalization=NormalizationTiles(max_rank=64, programs_per_sm=1),
     ),
     overlap=True,
 )  # fmt: skip

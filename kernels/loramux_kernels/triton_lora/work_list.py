@@ -40,6 +40,7 @@ class LoRAWork:
         max_slices: most slices of a projection.
 
     Attributes:
+        max_rows, max_rank: as given, rows rounded up.
         counts: int32 ``[8]``: tiles of rows, tiles of rows and rank, row tiles.
         rows: int32 ``[max_rows]``, rows of the batch in the order of their adapters, those of
             the base model last.
@@ -61,6 +62,7 @@ class LoRAWork:
         self.table = table
         self.shape = tiles
         self.max_rows = -(-max_rows // HEADER) * HEADER
+        self.max_rank = max_rank
         self.rank_stride = -(-max_rank // tiles.rank) * tiles.rank
         self.single: SingleAdapter | None = None
         self._max_slices = max_slices

@@ -9,7 +9,7 @@ from torch import Tensor
 from loramux.lora.device.packed import PackedUpdates
 from loramux.lora.device.plan import RowSpan
 from loramux.lora.site import PackedSites
-from loramux_kernels.blocks import Activation, Rotation
+from loramux_kernels.blocks import Activation, RMSNorm, Rotation
 from loramux_kernels.triton_lora import (
     DECODE,
     PREFILL,
@@ -18,6 +18,7 @@ from loramux_kernels.triton_lora import (
     LoRAWork,
     PackedProjection,
     activate_with_lora,
+    add_rms_norm_with_lora_,
     apply_lora_,
     rotate_and_store_with_lora_,
 )
@@ -67,6 +68,12 @@ class KernelUpdates(PackedUpdates):
 
     def activate(self, projection: int, y: Tensor, x: Tensor, kind: Activation) -> Tensor:
         return activate_with_lora(y, x, self._projections[projection], self._work, kind)
+
+    def add_rms_norm_(
+        self, projection: int, y: Tensor, x: Tensor, residual: Tensor, norm: RMSNorm
+    ) -> Tensor:
+        packed = self._projections[projection]
+        return add_rms_norm_with_lora_(y, x, residual, packed, self._work, norm)
 
     def rotate_and_store_(
         self, projection: int, y: Tensor, x: Tensor, rotation: Rotation

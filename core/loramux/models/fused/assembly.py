@@ -9,8 +9,9 @@ from typing import Any, cast
 from torch import nn
 
 from loramux.models.fused.families import ACTIVATIONS, Family, Product, Window
-from loramux.models.fused.layer import MLP, Attention, FusedLayer, Projection
+from loramux.models.fused.layer import MLP, Attention, FusedLayer
 from loramux.models.fused.packing import pack_parameters, return_freed_memory
+from loramux.models.fused.product import Projection
 from loramux.models.fused.rotary import RotaryTable
 from loramux_kernels.blocks import HeadLayout, RMSNorm
 from loramux_kernels.paged_attention import AttentionOptions

@@ -130,10 +130,10 @@ class FusedDecoder:
         """
         residual = self._embedding(step.input_ids, step.lora)
         first, *others = self._layers
-        x = first(rms_norm(residual, first.input_norm), residual, step)
+        last = first(rms_norm(residual, first.input_norm), residual, step)
         for layer in others:
-            x = layer(add_rms_norm_(x, residual, layer.input_norm), residual, step)
-        return self._output(x, residual, step)
+            last = layer(last.normalized_sum(residual, layer.input_norm), residual, step)
+        return self._output(last.updated(), residual, step)
 
     @property
     def num_layers(self) -> int:

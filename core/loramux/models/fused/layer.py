@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
-from torch.nn import functional
 
+from loramux.models.fused.product import Product, Projection
 from loramux.models.fused.rotary import RotaryTable
 from loramux.models.fused.step import FusedStep, StepLoRA
-from loramux_kernels.blocks import (
-    Activation,
-    HeadLayout,
-    RMSNorm,
-    Rotation,
-    add_rms_norm_,
-    gated_activation,
-    rms_norm,
-)
-from loramux_kernels.paged_attention import AttentionOptions, LayerCache
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Projection:
-    """A product of packed weights, ``[out_features, in_features]``, and its number for adapters."""
-
-    index: int
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor, lora: StepLoRA | None) -> Tensor:
-        """``x W^T + b``, with what adapters add."""
-        y = self.product(x)
-        if lora is not None:
-            lora.add_(self.index, y, x)
-        return y
-
-    def product(self, x: Tensor) -> Tensor:
-        """``x W^T + b`` alone, for what adds the adapters' updates itself."""
-        return functional.linear(x, self.weight, self.bias)
+from loramux_kernels.blocks import Activation, HeadLayout, RMSNorm, Rotation, rms_norm
+from loramux_kernels.paged_attention import AttentionOptions
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -56,20 +28,13 @@ class Attention:
     rotary: RotaryTable
     options: AttentionOptions
 
-    def __call__(self, x: Tensor, step: FusedStep) -> Tensor:
+    def __call__(self, x: Tensor, step: FusedStep) -> Product:
         """Attend rows ``[rows, hidden_size]``, the same shape out."""
-        cache = step.caches[self.cache]
-        attended = step.attend(self._queries(x, cache, step), cache, self.options)
-        return self.output(attended.flatten(1), step.lora)
-
-    def _queries(self, x: Tensor, cache: LayerCache, step: FusedStep) -> Tensor:
-        """Rotated queries; keys and values go to the cache."""
-        cos, sin = self.rotary.cos, self.rotary.sin
+        cos, sin, cache = self.rotary.cos, self.rotary.sin, step.caches[self.cache]
         rotation = Rotation(step.positions, cos, sin, self.heads, cache, step.slots)
-        qkv = self.qkv.product(x)
-        if step.lora is None:
-            return rotation(qkv)
-        return step.lora.rotate_and_store_(self.qkv.index, qkv, x, rotation)
+        queries = self.qkv(x, step.lora).rotated(rotation)
+        attended = step.attend(queries, cache, self.options)
+        return self.output(attended.flatten(1), step.lora)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -80,15 +45,9 @@ class MLP:
     down: Projection
     activation: Activation
 
-    def __call__(self, x: Tensor, lora: StepLoRA | None) -> Tensor:
+    def __call__(self, x: Tensor, lora: StepLoRA | None) -> Product:
         """Rows ``[rows, hidden_size]``, the same shape out."""
-        return self.down(self._activated(x, lora), lora)
-
-    def _activated(self, x: Tensor, lora: StepLoRA | None) -> Tensor:
-        gate_up = self.gate_up.product(x)
-        if lora is None:
-            return gated_activation(gate_up, self.activation)
-        return lora.activate(self.gate_up.index, gate_up, x, self.activation)
+        return self.down(self.gate_up(x, lora).activated(self.activation), lora)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -106,14 +65,19 @@ class FusedLayer:
     mlp: MLP
     after_mlp: RMSNorm | None
 
-    def __call__(self, x: Tensor, residual: Tensor, step: FusedStep) -> Tensor:
+    def __call__(self, x: Tensor, residual: Tensor, step: FusedStep) -> Product:
         """Return what is to be added to the residual, which has attention added in place.
 
         Shapes:
-            x, residual, returns: ``[rows, hidden_size]``.
+            x, residual, the product: ``[rows, hidden_size]``.
         """
-        x = self.attention(x, step)
-        if self.after_attention is not None:
-            x = rms_norm(x, self.after_attention)
-        x = self.mlp(add_rms_norm_(x, residual, self.before_mlp), step.lora)
-        return x if self.after_mlp is None else rms_norm(x, self.after_mlp)
+        attended = _normalized(self.attention(x, step), self.after_attention)
+        x = attended.normalized_sum(residual, self.before_mlp)
+        return _normalized(self.mlp(x, step.lora), self.after_mlp)
+
+
+def _normalized(product: Product, norm: RMSNorm | None) -> Product:
+    """The norm that some families have behind a part."""
+    if norm is None:
+        return product
+    return replace(product, y=rms_norm(product.updated(), norm), lora=None)
