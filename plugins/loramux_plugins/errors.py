@@ -8,4 +8,4 @@ class PluginSelectionError(Exception):
 
 
 class PluginFaultError(Exception):
-    """A plugin is not made as a plugin has to be; the message completes "it is broken: ..."."""
+    """A plugin is not made as a plugin has to be; the message says why it is broken."""

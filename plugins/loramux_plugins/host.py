@@ -174,14 +174,14 @@ class PluginHost:
         self._withdraw(record, PluginState.NOT_CONFIGURED, missing)
         if not record.explicit:
             return []
-        return [self._refusal(record, f"is not configured: {missing.rstrip('.')}")]
+        return [self._refusal(record, "is not configured", missing, "configure it")]
 
     def _break(self, record: PluginRecord, error: BaseException) -> list[Exception]:
         self._withdraw(record, PluginState.BROKEN, one_line(error))
         if isinstance(error, Exception) and (self._strict or isinstance(error, self._fatal)):
             return [error]
         if record.explicit or self._strict:
-            refusal = self._refusal(record, f"is broken: {one_line(error).rstrip('.')}")
+            refusal = self._refusal(record, "is broken", one_line(error), "repair it")
             refusal.__cause__ = error
             return [refusal]
         log.warning("%s is left out: %s", record.origin, record.error)
@@ -196,11 +196,12 @@ class PluginHost:
         if holder is not None and holder is record.plugin:
             self._manager.unregister(name=record.name)
 
-    def _refusal(self, record: PluginRecord, complaint: str) -> PluginSelectionError:
-        remedy = "put that right"
+    def _refusal(
+        self, record: PluginRecord, complaint: str, why: str, remedy: str
+    ) -> PluginSelectionError:
         if self._selection.names is not None and record.candidate.distribution is not None:
             remedy += f" or take it out of {self._selection.variable}"
-        return PluginSelectionError(f"{record.origin} {complaint}; {remedy}.")
+        return PluginSelectionError(f"{record.origin} {complaint} ({why.rstrip('.')}); {remedy}.")
 
 
 def _load(record: PluginRecord, chosen: Sequence[PluginRecord]) -> object:

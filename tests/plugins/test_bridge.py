@@ -98,7 +98,7 @@ def test_a_failing_hook_of_a_selected_plugin_is_refused(site, monkeypatch):
     install(site, "faulty", OFFERS_TWO + "    1 / 0\n")
     monkeypatch.setenv("LORAMUX_PLUGINS", "faulty")
     host = load_plugins()
-    with pytest.raises(PluginError, match=r"'faulty' of faulty-package 1.0 is broken: ZeroDivis"):
+    with pytest.raises(PluginError, match=r"'faulty' of faulty-package 1.0 is broken \(ZeroDivis"):
         collect_lora_resolvers(host)
 
 

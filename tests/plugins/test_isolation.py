@@ -54,7 +54,8 @@ def test_a_broken_plugin_leaves_the_others_alone(broken, host, caplog):
 def test_a_broken_plugin_asked_for_by_name_is_refused(broken, host):
     with pytest.raises(PluginSelectionError) as refusal:
         host.load({"FAKE_PLUGINS": "before,broken,later"})
-    assert str(refusal.value).startswith("plugin 'broken' of broken-package 1.0 is broken: ")
+    assert str(refusal.value).startswith("plugin 'broken' of broken-package 1.0 is broken (")
+    assert str(refusal.value).endswith("; repair it or take it out of FAKE_PLUGINS.")
     assert broken in str(refusal.value)
     assert refusal.value.__cause__ is not None
     assert states(host)["later"] == "active"
@@ -125,6 +126,15 @@ def test_a_plugin_without_any_hook_is_pointed_out(site, host, caplog):
     site.install_greeter("silent", "def greet(name): return 'unmarked'")
     host.load({})
     assert "'silent' of silent-package 1.0 implements no hook" in caplog.text
+
+
+@pytest.mark.parametrize("environ", [{"FAKE_PLUGINS": "silent"}, {"FAKE_STRICT_PLUGINS": "1"}])
+def test_a_plugin_without_any_hook_on_which_somebody_counts_is_refused(site, host, environ):
+    site.install_greeter("silent", "def greet(name): return 'unmarked'")
+    site.install_greeter("ant")
+    with pytest.raises(Exception, match=r"implements no hook \(is a hookimpl marker missing"):
+        host.load(environ)
+    assert states(host)["silent"] == "broken"
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,8 @@ def test_asking_by_name_for_a_plugin_without_its_configuration_is_refused(site, 
     with pytest.raises(PluginSelectionError) as refusal:
         host.load({"FAKE_PLUGINS": "homely"})
     assert str(refusal.value) == (
-        "plugin 'homely' of homely-package 1.0 is not configured: GREETER_HOME is not set; set it "
-        "to a place; put that right or take it out of FAKE_PLUGINS."
+        "plugin 'homely' of homely-package 1.0 is not configured (GREETER_HOME is not set; set it "
+        "to a place); configure it or take it out of FAKE_PLUGINS."
     )
 
 
