@@ -65,7 +65,7 @@ def test_hook_missing_configuration_may_find_nothing_missing(plugin_host, missin
 def test_hook_missing_configuration_says_what_to_set(plugin_host):
     module = plugin(missing_configuration=lambda: "TEAM_URL is not set; set it.")
     with (
-        pytest.raises(PluginError, match=r"is not configured \(TEAM_URL is not set; set it\); conf"),
+        pytest.raises(PluginError, match=r"is not configured \(TEAM_URL is not set; set it\); c"),
         plugin_errors(),
     ):
         plugin_host.register(module, "mine")

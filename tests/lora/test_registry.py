@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -113,6 +114,45 @@ def test_an_unknown_resolver_names_the_known_ones():
         with pytest.raises(KeyError, match="no LoRA resolver is registered as 'x'; registered: a"):
             act("x")
     assert list(registry.get_supported_resolvers()) == ["a", "b"]
+
+
+class NotAsync(LoRAResolver):
+    """Forgets ``async``."""
+
+    def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
+        return found(lora_name)
+
+
+def handed_on(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """A decorator that is no coroutine function, and returns what one returns."""
+
+    @wraps(function)
+    def call(*arguments: Any) -> Awaitable[Any]:
+        return function(*arguments)
+
+    return call
+
+
+class Decorated(LoRAResolver):
+    @handed_on
+    async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
+        return found(lora_name)
+
+
+def test_a_resolver_that_forgets_async_is_refused_as_it_is_registered():
+    with pytest.raises(
+        TypeError,
+        match=r"^resolve_lora of the LoRA resolver 'hasty' \(NotAsync\) is a plain function; "
+        r"define it with `async def`\.$",
+    ):
+        ResolverRegistry().register_resolver("hasty", NotAsync())
+
+
+def test_a_decorated_resolver_is_none_that_forgets_async():
+    registry = ResolverRegistry()
+    registry.register_resolver("decorated", Decorated())
+    (named,) = registry.snapshot()
+    assert asyncio.run(named.ask(BASE, "x", ResolveContext())) == found("x")
 
 
 def test_a_taken_name_is_refused_unless_it_is_the_same_object():
@@ -274,13 +314,6 @@ async def rubbish(lora_name: str) -> Any:
     return {"lora_name": lora_name}
 
 
-class NotAsync(LoRAResolver):
-    """Forgets ``async``."""
-
-    def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
-        return found(lora_name)
-
-
 class Panic(BaseException):
     """What an extension module may raise."""
 
@@ -297,7 +330,6 @@ BAD = {
     "blocking": (lambda: Scripted(block), "did not answer within 0.3 s"),
     "clinging": (lambda: Scripted(cling), "did not answer within 0.3 s"),
     "rubbish": (lambda: Scripted(rubbish), "raised TypeError"),
-    "not async": (NotAsync, "raised TypeError"),
 }
 
 

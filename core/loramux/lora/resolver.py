@@ -91,12 +91,18 @@ class NamedResolver:
         """Name a resolver, after a look at what it is.
 
         Raises:
-            TypeError: if it is no resolver, for instance the class instead of an instance.
+            TypeError: if it is no resolver, for instance the class instead of an instance, or its
+                ``resolve_lora`` is no coroutine function.
         """
         if not isinstance(resolver, LoRAResolver):
             raise TypeError(
                 f"the object registered as LoRA resolver {name!r} is {resolver!r}; "
                 "register an instance of a class that inherits from LoRAResolver."
+            )
+        if _is_plain_function(resolver.resolve_lora):
+            raise TypeError(
+                f"resolve_lora of the LoRA resolver {name!r} ({type(resolver).__name__}) is a "
+                "plain function; define it with `async def`."
             )
         parameters = inspect.signature(resolver.resolve_lora).parameters
         return cls(name, resolver, takes_context="context" in parameters)
@@ -118,6 +124,12 @@ class NamedResolver:
         raise TypeError(f"resolve_lora returned {type(answer).__name__}, not LoRARequest or None")
 
 
+def _is_plain_function(method: Callable[..., object]) -> bool:
+    """Whether a call returns no coroutine, as far as that can be seen without calling it."""
+    function = inspect.unwrap(method)  # a decorator may hand on what an async function returns
+    return inspect.isroutine(function) and not inspect.iscoroutinefunction(function)
+
+
 class ResolverRegistry:
     """Resolvers that code made known in this process, in the order in which it did."""
 
@@ -133,7 +145,8 @@ class ResolverRegistry:
 
         Raises:
             ValueError: if the name is taken by another resolver.
-            TypeError: if ``resolver`` is not an instance of LoRAResolver.
+            TypeError: if ``resolver`` is not an instance of LoRAResolver with an async
+                ``resolve_lora``.
         """
         holder = self._resolvers.setdefault(name, NamedResolver.of(name, resolver))
         if holder.resolver is not resolver:
