@@ -59,6 +59,24 @@ def test_equal_bytes_share_whatever_object_they_are(cache):
     assert cache.attach_cached_prefix(sequence(range(9), make_adapter("a"))) == 8
 
 
+@pytest.mark.parametrize("mine", [b"", b"mine", b"theirs"])
+@pytest.mark.parametrize("adapter", [None, A])
+def test_only_the_same_salt_shares(cache, adapter, mine):
+    theirs = sequence(range(9), adapter)
+    theirs.cache_salt = b"theirs"
+    compute(cache, theirs)
+    asking = sequence(range(9), adapter)
+    asking.cache_salt = mine
+    assert cache.attach_cached_prefix(asking) == (8 if mine == b"theirs" else 0)
+
+
+def test_a_salt_cannot_take_the_place_of_a_block_that_is_cached(cache):
+    compute(cache, first := sequence(range(9)))
+    crafted = sequence(range(BLOCK, 9))
+    crafted.cache_salt = first.block_hashes[0]
+    assert cache.attach_cached_prefix(crafted) == 0
+
+
 def test_what_is_half_computed_is_shared_as_far_as_it_goes(cache):
     compute(cache, sequence(range(12)), 6)
     assert cache.attach_cached_prefix(sequence(range(12))) == 4

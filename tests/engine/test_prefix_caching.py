@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loramux import LLMEngine, LoRARequest, RequestOutput
+from loramux.errors import InvalidRequestError
 from tests.engine.world import (
     BLOCK,
     NUM_TOKENS,
@@ -105,3 +106,18 @@ def test_completions_of_one_request_count_the_prompt_once(engine):
     output = run(engine, [Job(LONG, None, params)])[0]
     assert output.num_cached_tokens == 0
     assert len(output.outputs) == 3
+
+
+def test_a_salt_keeps_a_prompt_to_those_who_know_it(engine, world):
+    def cached(**more: str) -> int:
+        prompt = {"prompt_token_ids": LONG, **more}
+        engine.add_request("salted", prompt, greedy_params(), world.lora("attention"))
+        while not (done := [output for output in engine.step() if output.finished]):
+            pass
+        assert tokens(done[0]) == world.greedy("attention", LONG, NUM_TOKENS)
+        return done[0].num_cached_tokens
+
+    assert cached(cache_salt="mine") == 0
+    assert [cached(), cached(cache_salt="theirs"), cached(cache_salt="mine")] == [0, 0, FULL]
+    with pytest.raises(InvalidRequestError, match="cache_salt"):
+        cached(cache_salt=3)

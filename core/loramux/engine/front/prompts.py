@@ -14,27 +14,33 @@ from loramux.errors import InvalidRequestError
 
 
 class TextPrompt(TypedDict):
-    """A prompt as text."""
+    """A prompt as text; ``cache_salt`` as in ``TokensPrompt``."""
 
     prompt: str
+    cache_salt: NotRequired[str]
 
 
 class TokensPrompt(TypedDict):
-    """A prompt as token ids; ``prompt`` is its text, for the record, where it is known."""
+    """A prompt as token ids; ``prompt`` is its text, for the record, where it is known.
+
+    Requests share cached prefixes only with those of the same ``cache_salt``, as in vLLM.
+    """
 
     prompt_token_ids: list[int]
     prompt: NotRequired[str]
+    cache_salt: NotRequired[str]
 
 
 class ChatPrompt(TypedDict):
     """A conversation, rendered by the model's chat template with a generation prompt."""
 
     messages: list[dict[str, Any]]
+    cache_salt: NotRequired[str]
 
 
 Prompt = str | list[int] | TextPrompt | TokensPrompt | ChatPrompt
 
-KNOWN_KEYS = {"prompt", "prompt_token_ids", "messages"}
+KNOWN_KEYS = {"prompt", "prompt_token_ids", "messages", "cache_salt"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class TokenizedPrompt:
 
     text: str | None
     token_ids: list[int]
+    cache_salt: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -90,13 +97,15 @@ class PromptProcessor:
                 f"give one of {', '.join(sorted(KNOWN_KEYS))}.",
                 "prompt",
             )
+        salt = _salt(prompt.get("cache_salt", ""))
         if "messages" in prompt:
             prompt = self.encode_rendered(self.render_chat(prompt["messages"]))
+        text = prompt.get("prompt")
         if "prompt_token_ids" in prompt:
-            return TokenizedPrompt(prompt.get("prompt"), _token_ids(prompt["prompt_token_ids"]))
-        if not isinstance(prompt.get("prompt"), str):
+            return TokenizedPrompt(text, _token_ids(prompt["prompt_token_ids"]), salt)
+        if not isinstance(text, str):
             raise InvalidRequestError("A dict prompt needs a text under 'prompt'.", "prompt")
-        return TokenizedPrompt(prompt["prompt"], self._encode(prompt["prompt"], add_special_tokens))
+        return TokenizedPrompt(text, self._encode(text, add_special_tokens), salt)
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """The text of a conversation by the chat template; ``options`` are transformers'.
@@ -171,6 +180,12 @@ def _check_messages(messages: Any) -> None:
         )
     if not messages:
         raise InvalidRequestError("messages is empty; give at least one message.", "messages")
+
+
+def _salt(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise InvalidRequestError("cache_salt must be a string.", "cache_salt")
+    return value.encode("utf-8", "surrogatepass")
 
 
 def _token_ids(value: Any) -> list[int]:

@@ -83,6 +83,7 @@ class RequestFactory:
                 eos_token_ids=primary,
                 stop_token_ids=frozenset(stop_token_ids),
                 adapter=adapter,
+                cache_salt=prompt.cache_salt,
                 index=index,
             )
             for index, sequence_id in enumerate(ids)

@@ -13,8 +13,9 @@ class KVCacheManager:
     """Block tables of all sequences over one pool.
 
     A cached block is named by a chain of hashes that starts from the digest of the adapter, so
-    the KV of one adapter (or of the base model) can never serve another; and the hash is a
-    cryptographic one, so that no crafted prompt can collide with a stranger's.
+    the KV of one adapter (or of the base model) can never serve another, and from the sequence's
+    salt, so that neither can that of another salt; and the hash is a cryptographic one, so that no
+    crafted prompt can collide with a stranger's.
     """
 
     def __init__(self, num_blocks: int, block_size: int, enable_prefix_caching: bool) -> None:
@@ -96,5 +97,9 @@ class KVCacheManager:
 
 
 def _root(sequence: Sequence) -> BlockHash:
-    """Start of the hash chain: whose weights computed the keys and values."""
-    return sequence.adapter.digest.encode() if sequence.adapter else b"base"
+    """Start of the hash chain: whose weights computed the keys and values, and for whom."""
+    weights = sequence.adapter.digest.encode() if sequence.adapter else b"base"
+    if not sequence.cache_salt:
+        return weights
+    # Hashed, because clients choose salts: appended, one could look like a block's hash.
+    return hashlib.blake2b(weights + b"\0" + sequence.cache_salt).digest()

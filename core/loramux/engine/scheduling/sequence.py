@@ -34,6 +34,8 @@ class Sequence:
     stop_token_ids: frozenset[int] = frozenset()
     """Tokens that end this sequence and are told as its ``stop_reason``."""
     adapter: Adapter | None = None
+    cache_salt: bytes = b""
+    """Cached prefixes are shared only among sequences with the same one."""
     index: int = 0
     """Which of the request's completions this is; tells seeded draws of one request apart."""
     arrival_time: float = field(default_factory=time.monotonic)
