@@ -20,6 +20,8 @@ from tests.engine.world import (
 from tests.lora.peft_adapters import change_tensors, read_tensors
 
 PROMPT = PROMPTS[6]
+BY_TRANSFORMERS = {"model_impl": "transformers"}
+"""Hooks of the model's modules are called."""
 
 
 @pytest.fixture(scope="module", params=[1e18, 3e38], ids=["overflow to NaN", "overflow to inf"])
@@ -64,7 +66,7 @@ def test_one_broken_completion_ends_its_request(engines, broken):
 
 
 class FailingForward:
-    """Raises in the middle of the model, as a kernel would."""
+    """Raises in the middle of the model, as a kernel would, in engines ``BY_TRANSFORMERS``."""
 
     def __init__(self, engine: LLMEngine, error: Exception) -> None:
         layer = engine.core.runner._model.get_submodule("model.layers.1")
@@ -86,7 +88,7 @@ class FailingForward:
 
 def test_a_step_that_raises_fails_who_was_in_it(engines, world):
     """The third request waits while the step fails, and never notices."""
-    engine = engines(max_num_seqs=2)
+    engine = engines(max_num_seqs=2, **BY_TRANSFORMERS)
     jobs = [Job(PROMPT, world.lora(name)) for name in (None, None, "mlp")]
     run(engine, [Job(PROMPTS[0], world.lora("mlp"), greedy_params(1))])
     with FailingForward(engine, RuntimeError("a kernel went wrong")):
@@ -100,7 +102,7 @@ def test_a_step_that_raises_fails_who_was_in_it(engines, world):
 
 def test_requests_after_a_failed_step_are_right(engines, world):
     """Half of the failed step had been written to the cache."""
-    engine = engines(num_gpu_blocks_override=16)
+    engine = engines(num_gpu_blocks_override=16, **BY_TRANSFORMERS)
     with FailingForward(engine, RuntimeError("a kernel went wrong")):
         assert run(engine, [Job(PROMPT)])[0].error is not None
     for name in (None, "attention"):
@@ -110,7 +112,7 @@ def test_requests_after_a_failed_step_are_right(engines, world):
 
 
 def test_a_base_model_that_computes_nan_fails_the_row_that_has_it(engines, world):
-    engine = engines()
+    engine = engines(**BY_TRANSFORMERS)
     head = engine.core.runner._model.get_submodule("lm_head")
 
     def spoil_first_row(_module: object, _inputs: object, logits: torch.Tensor) -> None:
