@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -200,6 +201,8 @@ def _make_model(
         with torch.device(device):
             model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
         return model
+    if device.type == "cuda" and find_spec("accelerate") is not None:
+        options["device_map"] = str(device)  # tensors go there one by one, not by way of the host
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             args.model,
