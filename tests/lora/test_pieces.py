@@ -111,7 +111,7 @@ def test_threads_share_the_work(monkeypatch):
 
 def test_number_of_threads(monkeypatch):
     monkeypatch.delenv("LORAMUX_READ_THREADS", raising=False)
-    assert 1 <= read_threads() <= 8
+    assert 1 <= read_threads() <= 16
     monkeypatch.setenv("LORAMUX_READ_THREADS", "0")
     with pytest.raises(EnvironmentVariableError, match="LORAMUX_READ_THREADS"):
         read_threads()

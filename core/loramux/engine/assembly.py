@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -11,15 +12,16 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.core import EngineCore
 from loramux.engine.front.prompts import PromptProcessor
 from loramux.engine.front.request_factory import RequestFactory
-from loramux.lora.checkpoint.reader import check_base_name, read_adapter
+from loramux.lora.checkpoint.reader import check_base_name
 from loramux.lora.device.runtime import LoRALimits, LoRARuntime
 from loramux.lora.fetch.materializer import Materializer, ReadCheckpoint
 from loramux.lora.fetch.origin import LocalCheckpoint
-from loramux.lora.site import LoRASite
+from loramux.lora.read_process.reader import AdapterReader, num_read_processes
 from loramux.lora.size_limit import max_adapter_bytes
 from loramux.lora.weights import AdapterWeights
 from loramux.models.loader import (
     LoadedModel,
+    choose_device,
     load_config,
     load_model,
     load_tokenizer,
@@ -50,13 +52,19 @@ def assemble(args: EngineArgs) -> EngineParts:
     config = load_config(args)
     length = max_model_len(args, config)
     tokenizer = load_tokenizer(args)
-    loaded = load_model(args, config)
-    materializer, lora = _assemble_lora(args, loaded) if args.enable_lora else (None, None)
+    with ExitStack() as on_failure:
+        reader = _start_reader(args, on_failure)  # its processes get ready beside the model
+        loaded = load_model(args, config)
+        materializer, lora = (
+            (None, None) if reader is None else _assemble_lora(args, loaded, reader)
+        )
+        core = EngineCore(args, loaded, length, lora)
+        on_failure.pop_all()
     return EngineParts(
         args=args,
         tokenizer=tokenizer,
         max_model_len=length,
-        core=EngineCore(args, loaded, length, lora),
+        core=core,
         requests=RequestFactory(
             PromptProcessor(tokenizer, length, config.get_text_config().vocab_size),
             loaded.generation_config,
@@ -67,11 +75,27 @@ def assemble(args: EngineArgs) -> EngineParts:
     )
 
 
-def _assemble_lora(args: EngineArgs, loaded: LoadedModel) -> tuple[Materializer, LoRARuntime]:
+def _start_reader(args: EngineArgs, on_failure: ExitStack) -> AdapterReader | None:
+    """What reads adapters, None where there are none; ended if the engine does not come to be."""
+    if not args.enable_lora:
+        return None
+    reader = AdapterReader(num_read_processes(choose_device(args.device)))
+    on_failure.callback(reader.shutdown)
+    return reader
+
+
+def _assemble_lora(
+    args: EngineArgs, loaded: LoadedModel, reader: AdapterReader
+) -> tuple[Materializer, LoRARuntime]:
     sites = find_sites(loaded.model)
     max_concurrent = env.read_int("LORAMUX_MAX_CONCURRENT_FETCHES", 8, minimum=1)
-    read = _reader(args, loaded, sites)
-    materializer = Materializer(read, args.host_cache_size, max_concurrent)
+    reader.serve(sites)
+    materializer = Materializer(
+        _read_with(reader, args, loaded),
+        args.host_cache_size,
+        max_concurrent,
+        on_shutdown=reader.shutdown,
+    )
     projections = None if loaded.decoder is None else loaded.decoder.projections
     lora = LoRARuntime(
         loaded.model,
@@ -90,7 +114,7 @@ def _assemble_lora(args: EngineArgs, loaded: LoadedModel) -> tuple[Materializer,
     return materializer, lora
 
 
-def _reader(args: EngineArgs, loaded: LoadedModel, sites: dict[str, LoRASite]) -> ReadCheckpoint:
+def _read_with(reader: AdapterReader, args: EngineArgs, loaded: LoadedModel) -> ReadCheckpoint:
     max_bytes = max_adapter_bytes()
     ours = {args.model, loaded.config.name_or_path, *args.served_names} - {""}
 
@@ -98,9 +122,8 @@ def _reader(args: EngineArgs, loaded: LoadedModel, sites: dict[str, LoRASite]) -
         declared = source.base_model_name
         if args.verify_lora_base and declared is not None:
             check_base_name(declared, ours)
-        return read_adapter(
+        return reader.read(
             source.directory,
-            sites,
             max_rank=args.max_lora_rank,
             max_bytes=max_bytes,
             base_names=ours if args.verify_lora_base and declared is None else None,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
 
 from loramux.lora.checkpoint.finite import Bytes
+
+Allocate = Callable[[int], Bytes]
+"""Gives so many bytes of zeroed memory, for as long as a view of them is there."""
 
 
 def host_buffer(size: int) -> Bytes:

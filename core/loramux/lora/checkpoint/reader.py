@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
+from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
 from loramux.lora.checkpoint.pairing import BaseParameter, pair_tensors
 from loramux.lora.checkpoint.peft_config import CONFIG_NAME, PeftLoraConfig, parse_config
 from loramux.lora.checkpoint.targets import Target, resolve_targets
@@ -35,6 +36,7 @@ def read_adapter(
     max_bytes: int = DEFAULT_MAX_BYTES,
     allow_pickle: bool = False,
     base_parameter: BaseParameter | None = None,
+    allocate: Allocate = host_buffer,
 ) -> AdapterWeights:
     """Read and check one adapter; blocking, so call it off the event loop.
 
@@ -49,6 +51,7 @@ def read_adapter(
         base_parameter: returns a parameter of the base model by name, as ``model.get_parameter``
             does. Adapters of the embeddings carry copies of base weights; they are accepted only
             where this shows that they are equal.
+        allocate: gives the memory that a safetensors file is read into.
 
     Raises:
         AdapterRefusedError: if the checkpoint is missing, broken, or not exactly servable.
@@ -60,7 +63,7 @@ def read_adapter(
         _check_base(config, base_names)
         targets = resolve_targets(config, sites)
         _check_rank(targets, max_rank)
-        file = read_tensors(directory, max_bytes, allow_pickle)
+        file = read_tensors(directory, max_bytes, allow_pickle, allocate)
         pairs = pair_tensors(
             file.tensors, targets, sites, base_parameter, non_finite=file.non_finite
         )
@@ -99,11 +102,13 @@ def read_config(directory: Path) -> bytes:
     return text
 
 
-def read_tensors(directory: Path, max_bytes: int, allow_pickle: bool) -> TensorFile:
+def read_tensors(
+    directory: Path, max_bytes: int, allow_pickle: bool, allocate: Allocate = host_buffer
+) -> TensorFile:
     """The tensors of a checkpoint's directory; a pickle only where it is allowed."""
     safetensors, pickle = directory / SAFETENSORS_NAME, directory / PICKLE_NAME
     if safetensors.is_file():
-        return read_safetensors(safetensors, max_bytes)
+        return read_safetensors(safetensors, max_bytes, allocate)
     if not pickle.is_file():
         raise AdapterRefusedError(
             f"{SAFETENSORS_NAME} is missing; give the directory that PEFT's save_pretrained wrote."

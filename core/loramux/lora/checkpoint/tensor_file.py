@@ -15,6 +15,7 @@ import torch
 
 from loramux.errors import AdapterRefusedError
 from loramux.lora.checkpoint.finite import Bytes, FloatRuns, holds_non_finite
+from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
 from loramux.lora.checkpoint.pieces import FileShortenedError, Pieces, read_pieces
 from loramux.lora.checkpoint.safetensors_header import (
     PREFIX_BYTES,
@@ -52,8 +53,8 @@ class TensorFile:
         return hashlib.sha256(identity + b"\0" + self.hashes).hexdigest()
 
 
-def read_safetensors(path: Path, max_bytes: int) -> TensorFile:
-    """Read a safetensors file of at most ``max_bytes``.
+def read_safetensors(path: Path, max_bytes: int, allocate: Allocate = host_buffer) -> TensorFile:
+    """Read a safetensors file of at most ``max_bytes`` into memory that ``allocate`` gives.
 
     Raises:
         AdapterRefusedError: if the file is too large or breaks the format.
@@ -66,7 +67,7 @@ def read_safetensors(path: Path, max_bytes: int) -> TensorFile:
         entries = parse_header(header, size)
         origin = PREFIX_BYTES + len(header)
         runs = FloatRuns.of(entries.values(), origin)
-        pieces = _read(file, path.name, origin, size, runs.may_hold_non_finite)
+        pieces = _read(file, path.name, origin, size, runs.may_hold_non_finite, allocate)
     return TensorFile(
         num_bytes=size,
         hashes=hashlib.sha256(prefix + header).digest() + pieces.hashes,
@@ -142,10 +143,11 @@ def _read(
     origin: int,
     size: int,
     inspect: Callable[[Bytes, int], bool],
+    allocate: Allocate = host_buffer,
 ) -> Pieces:
     """Read a file of ``size`` bytes from ``origin`` on."""
     try:
-        return read_pieces(file.fileno(), origin, size - origin, inspect)
+        return read_pieces(file.fileno(), origin, size - origin, inspect, allocate)
     except FileShortenedError as error:
         raise AdapterRefusedError(
             f"{name} became shorter while it was read; fetch it again."

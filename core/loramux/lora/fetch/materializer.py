@@ -17,6 +17,7 @@ from loramux.lora.adapter import Adapter, AdapterInfo, Tier
 from loramux.lora.checkpoint.read_threads import read_threads
 from loramux.lora.disk_cache.cache import DiskCache
 from loramux.lora.fetch.chained import chain, completed
+from loramux.lora.fetch.counted_reads import CountedReads
 from loramux.lora.fetch.host_cache import HostCache
 from loramux.lora.fetch.locate import locate
 from loramux.lora.fetch.origin import CheckpointOrigin, LocalCheckpoint, RemoteCheckpoint
@@ -25,6 +26,7 @@ from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.deadline import resolve_timeout
 from loramux.lora.source import AdapterSource, FetchProgress
 from loramux.lora.weights import AdapterWeights
+from loramux.observability.tally import Tally
 
 log = get_logger(__name__)
 
@@ -47,6 +49,9 @@ class Materializer:
     Those who ask for one name at one source share one read, failures included; different sources
     are read in parallel, at most ``max_concurrent`` at a time. The work of a source whose every
     requester has gone is dropped, and nothing of it is kept.
+
+    Args:
+        on_shutdown: called last, to end what ``read`` needs.
     """
 
     def __init__(
@@ -55,13 +60,17 @@ class Materializer:
         host_cache_size: int,
         max_concurrent: int = 8,
         disk_cache: DiskCache | None = None,
+        on_shutdown: Callable[[], None] = lambda: None,
     ) -> None:
         read_threads()  # a variable that cannot be read is told here and not by the first request
-        self._read = read
+        self._on_shutdown = on_shutdown
         self.on_replaced: Callable[[Adapter], None] = lambda adapter: None
         """Called, on any thread, with an adapter whose last name now means another."""
-        self._disk_cache = disk_cache or DiskCache.from_environment()
+        self._read = read
+        self.reads = CountedReads(disk_cache or DiskCache.from_environment())
         self.host_cache = HostCache(host_cache_size)
+        self.host_hits = Tally()
+        """Placements whose tensors had stayed here; the one a read was made for is none."""
         self._lookers = ThreadPoolExecutor(MAX_LOOKING, thread_name_prefix="loramux-locate")
         self._readers = ThreadPoolExecutor(max_concurrent, thread_name_prefix="loramux-adapter")
         self._locating: SharedWork[Hashable, CheckpointOrigin] = SharedWork(self._lookers)
@@ -87,7 +96,10 @@ class Materializer:
     def weights_later(self, adapter: Adapter) -> Future[AdapterWeights]:
         """``weights`` without waiting: at once from the host cache, else read by the readers."""
         weights = self.host_cache.get(adapter.digest)
+        is_fresh, adapter.is_fresh = adapter.is_fresh, False
         if weights is not None:
+            if not is_fresh:
+                self.host_hits.add()
             return completed(weights)
         return self._rereading.join(adapter.digest, lambda abandoned: self.weights(adapter))
 
@@ -101,8 +113,7 @@ class Materializer:
         weights = self.host_cache.get(adapter.digest)
         if weights is not None:
             return weights
-        with adapter.origin.opened(self._disk_cache, _within(resolve_timeout())) as checkpoint:
-            weights = self._read(checkpoint)
+        weights = self.reads(self._read, adapter.origin, _within(resolve_timeout())).weights
         if weights.digest != adapter.digest:
             raise AdapterUnavailableError(
                 f"The adapter in {adapter.origin.place} changed while it was waited for; "
@@ -127,13 +138,20 @@ class Materializer:
         return adapter
 
     @property
+    def num_joins(self) -> int:
+        """Requests that joined a read which was under way for another."""
+        return self._reading.num_joins + self._rereading.num_joins
+
+    @property
     def num_under_way(self) -> int:
         """Searches and reads that somebody waits for."""
         return len(self._locating) + len(self._reading) + len(self._rereading)
 
     def shutdown(self) -> None:
+        """Begin no more reads, and end what they need."""
         self._lookers.shutdown(wait=False, cancel_futures=True)
         self._readers.shutdown(wait=False, cancel_futures=True)
+        self._on_shutdown()
 
     def _load(
         self, request: LoRARequest, origin: CheckpointOrigin, share: object
@@ -174,15 +192,11 @@ class Materializer:
         known = None if request.load_inplace else self._known(origin)
         if known is not None:
             return known
-        started = time.perf_counter()
-        with origin.opened(self._disk_cache, progress) as checkpoint:
-            fetched = time.perf_counter()
-            weights = self._read(checkpoint)
+        read = self.reads(self._read, origin, progress)
         if abandoned():
             raise Abandoned
-        adapter = self._adopt(origin, weights)
-        done = time.perf_counter()
-        adapter.load_seconds = {"fetch": fetched - started, "read": done - fetched}
+        adapter = self._adopt(origin, read.weights)
+        read.note_stages(adapter)
         _log_load(request, adapter)
         return adapter
 

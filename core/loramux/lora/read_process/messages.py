@@ -1,0 +1,107 @@
+"""What an engine and its reading process say to each other.
+
+Over a Unix socket that keeps messages apart. A request brings the socket its answer goes to, so
+answers need no numbers, and whoever waits for one learns at once that the process has ended.
+What is large lies in shared memory, whose descriptor travels with the message.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from loramux.errors import AdapterError
+
+MAX_MESSAGE_BYTES = 2**16
+
+READY = b"ready"
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """One adapter to read; the fields are the arguments of ``read_adapter``."""
+
+    directory: str
+    max_rank: int
+    base_names: tuple[str, ...] | None
+    max_bytes: int
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """An adapter that was read; with it comes a descriptor of the memory it lies in.
+
+    Args:
+        num_bytes: size of that memory.
+        table_start: where in it the table of pairs begins, and behind that their scalings.
+    """
+
+    digest: str
+    num_bytes: int
+    table_start: int
+    num_pairs: int
+
+
+@dataclass(frozen=True)
+class ReadError:
+    """An error that reading in the engine's process would have ended in as well."""
+
+    kind: type[AdapterError]
+    message: str
+
+
+@dataclass(frozen=True)
+class NotReadHere:
+    """An adapter that the engine's process must read: why."""
+
+    reason: str
+
+
+Answer = ReadResult | ReadError | NotReadHere
+
+
+def is_supported() -> bool:
+    """Whether this system has the sockets and the memory that processes share here."""
+    return all(
+        hasattr(module, name)
+        for module, name in (
+            (socket, "AF_UNIX"),
+            (socket, "SOCK_SEQPACKET"),
+            (socket, "send_fds"),
+            (os, "memfd_create"),
+        )
+    )
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a connection; what is sent as one message arrives as one."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(connection: socket.socket, message: object, descriptor: int | None = None) -> None:
+    """Send one message, and with it a descriptor.
+
+    Raises:
+        OSError: nobody listens any more.
+    """
+    descriptors = [] if descriptor is None else [descriptor]
+    socket.send_fds(connection, [pickle.dumps(message)], descriptors, socket.MSG_NOSIGNAL)
+
+
+def receive(connection: socket.socket) -> tuple[Any, int | None]:
+    """Wait for one message and its descriptor, which is the caller's to close.
+
+    Raises:
+        EOFError: the other end is closed.
+        OSError: the connection broke.
+    """
+    data, descriptors, _, _ = socket.recv_fds(
+        connection, MAX_MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC
+    )
+    if not data:
+        raise EOFError
+    return pickle.loads(data), descriptors[0] if descriptors else None

@@ -1,0 +1,97 @@
+"""Memory that two processes see, and that is gone with the last of them, however it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from typing import Any
+
+import numpy as np
+
+from loramux.lora.checkpoint.finite import Bytes
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+_FAILED = ctypes.c_void_p(-1).value
+
+
+class SharedFile:
+    """A file without a name, in memory. Its descriptor may be sent to another process.
+
+    Attributes:
+        num_bytes: its size.
+        content: what ``allocate`` gave.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor = os.memfd_create("loramux-adapter", os.MFD_CLOEXEC)
+        self.num_bytes = 0
+        self.content = np.empty(0, np.uint8)
+
+    def allocate(self, size: int) -> Bytes:
+        """The file's first bytes, zeroed; once, before anything is appended.
+
+        Raises:
+            OSError: there is no such memory.
+        """
+        os.ftruncate(self.descriptor, size)
+        self.num_bytes = size
+        self.content = map_shared(self.descriptor, size)
+        return self.content
+
+    def append(self, content: bytes | memoryview, alignment: int) -> int:
+        """Write behind what is there; returns where that begins."""
+        start = -(-self.num_bytes // alignment) * alignment
+        view = memoryview(content)
+        done = 0
+        while done < view.nbytes:
+            done += os.pwrite(self.descriptor, view[done:], start + done)
+        self.num_bytes = start + done
+        return start
+
+    def close(self) -> None:
+        """Close the descriptor; memory that is mapped stays."""
+        os.close(self.descriptor)
+
+
+def map_shared(descriptor: int, size: int) -> Bytes:
+    """A shared file's content, mapped until the last view of it is gone.
+
+    Python's own ``mmap`` would keep a descriptor open for as long, and hold Python's lock while
+    the system gives pages back.
+
+    Raises:
+        OSError: it cannot be mapped.
+    """
+    if size == 0:
+        return np.empty(0, np.uint8)
+    return np.asarray(_Mapping(descriptor, size))
+
+
+class _Mapping:
+    """Owner of mapped memory, which numpy makes views of."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        address = _libc.mmap(None, size, access, mmap.MAP_SHARED, descriptor, 0)
+        if address == _FAILED:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self._address, self._size, self._unmap = address, size, _libc.munmap
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (self._size,),
+            "data": (self._address, False),
+        }
+
+    def __del__(self) -> None:
+        if hasattr(self, "_unmap"):
+            self._unmap(self._address, self._size)
