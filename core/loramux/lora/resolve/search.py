@@ -15,6 +15,7 @@ from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.lora.resolve.failure_log import ResolverFailures
 from loramux.lora.resolve.path_checks import PathChecks
+from loramux.lora.resolve.refusal_log import RefusalLog
 from loramux.lora.resolver import ResolveContext
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class AdapterSearch:
         self._resolvers = resolvers
         self._paths = paths
         self._timeout = timeout
+        self._refusals = RefusalLog()
 
     async def load(self, request: LoRARequest) -> CatalogEntry:
         """Load an adapter that needs no search.
@@ -85,7 +87,7 @@ class AdapterSearch:
             AdapterUnavailableError: its source does not answer, or not in time.
         """
         started = time.perf_counter()
-        async with _deadline(request.name, self._timeout):
+        async with self._attempt(request.name, self._timeout):
             digest = (await self._load(request)).digest
         seconds = time.perf_counter() - started
         return CatalogEntry(request.name, _lasting(request), digest, search_seconds=seconds)
@@ -99,7 +101,7 @@ class AdapterSearch:
             AdapterUnavailableError: it may exist, and its source does not answer in time.
         """
         started = time.perf_counter()
-        async with _deadline(name, self._timeout):
+        async with self._attempt(name, self._timeout):
             answer = await self._ask(name, caller)
             return await self._loaded(name, answer, started)
 
@@ -115,9 +117,9 @@ class AdapterSearch:
         """
         started = time.perf_counter()
         try:
-            async with _deadline(known.name, min(self._timeout, CHECK_SECONDS)):
+            async with self._attempt(known.name, min(self._timeout, CHECK_SECONDS)):
                 answer = await self._ask(known.name, caller)
-            async with _deadline(known.name, self._timeout):
+            async with self._attempt(known.name, self._timeout):
                 if not _is_same(answer.lora_request, known.lora_request):
                     return await self._loaded(known.name, answer, started)
                 digest = (await self._load(known.lora_request)).digest
@@ -130,6 +132,18 @@ class AdapterSearch:
             checked_at=time.monotonic(),
             is_unconfirmed=False,
         )
+
+    @asynccontextmanager
+    async def _attempt(self, name: str, seconds: float) -> AsyncIterator[None]:
+        """Work on an adapter for a limited time, and note it if it is refused."""
+        try:
+            with self._refusals.noting(name):
+                async with asyncio.timeout(seconds):
+                    yield
+        except TimeoutError as error:
+            raise AdapterUnavailableError(
+                f"Adapter {name!r} was not ready within {seconds:g} s; try again later."
+            ) from error
 
     async def _ask(self, name: str, caller: str | None) -> Resolution:
         assert self._resolvers is not None
@@ -155,17 +169,6 @@ class AdapterSearch:
             is_directory,
             time.perf_counter() - started,
         )
-
-
-@asynccontextmanager
-async def _deadline(name: str, seconds: float) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise AdapterUnavailableError(
-            f"Adapter {name!r} was not ready within {seconds:g} s; try again later."
-        ) from error
 
 
 def _lasting(request: LoRARequest) -> LoRARequest:

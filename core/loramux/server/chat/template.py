@@ -78,7 +78,8 @@ def render_chat(
     except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
         # a template is a program written for well-formed chats; it says no in its own ways
         raise InvalidRequestError(
-            f"The chat template does not take these messages: {error}.", "messages"
+            f"The chat template does not take these messages: {str(error).rstrip('.')}.",
+            "messages",
         ) from error
     return encode(tokenizer, text, fields.add_special_tokens, limit)
 

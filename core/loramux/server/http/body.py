@@ -55,7 +55,9 @@ def validate(model: type[Model], payload: dict[str, Any]) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise bad_request(f"{field}: {first['msg']}.", field or None) from None
+        message = first["msg"].removeprefix("Value error, ").rstrip(".")
+        where = f"{field}: " if field else ""
+        raise bad_request(f"{where}{message}.", field or None) from None
 
 
 def _check_content_type(request: Request) -> None:

@@ -1,0 +1,73 @@
+"""What can be told to be wrong before a model is loaded, which may take minutes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from loramux import env
+from loramux.errors import InvalidRequestError
+from loramux.lora.checkpoint.read_threads import read_threads
+from loramux.lora.disk_cache.byte_size import read_byte_size
+from loramux.lora.fetch.locate import locate
+from loramux.lora.request import LoRARequest
+from loramux.lora.resolve.catalog import AdapterModule, recheck_seconds_from_environment
+from loramux.lora.resolve.deadline import resolve_timeout
+from loramux.lora.resolver import NamedResolver
+
+log = logging.getLogger(__name__)
+
+SIZES = ("LORAMUX_MAX_ADAPTER_BYTES", "LORAMUX_ADAPTER_CACHE_SIZE", "LORAMUX_HOST_CACHE_BYTES")
+
+
+def check_numbers(enable_lora: bool) -> None:
+    """Read the numbers in the environment that are needed once there is an engine.
+
+    Raises:
+        EnvironmentVariableError: one of them cannot be read.
+    """
+    resolve_timeout()
+    recheck_seconds_from_environment()
+    env.read_seconds("LORAMUX_LORA_NEGATIVE_TTL", 0, zero_allowed=True)
+    if enable_lora:
+        read_threads()
+        env.read_int("LORAMUX_MAX_CONCURRENT_FETCHES", 1, minimum=1)
+        for variable in SIZES:
+            read_byte_size(variable, 1)
+
+
+def check_adapters(modules: Sequence[AdapterModule], base_names: Sequence[str]) -> None:
+    """Look at the adapters that an operator names: their names are free, and they are there.
+
+    Raises:
+        InvalidRequestError: a name is given twice, or is the base model's.
+        AdapterNotFoundError: there is nothing where an adapter should be.
+        AdapterUnavailableError: the Hub or the storage does not answer.
+    """
+    names: set[str] = set()
+    for module in modules:
+        if module.name in base_names:
+            raise InvalidRequestError(
+                f"--lora-modules: the name {module.name!r} is that of the base model; give the "
+                "adapter another, or the base model one with --served-model-name.",
+                "lora_modules",
+            )
+        if module.name in names:
+            raise InvalidRequestError(
+                f"--lora-modules: the name {module.name!r} is given twice; give each adapter its "
+                "own.",
+                "lora_modules",
+            )
+        names.add(module.name)
+        locate(LoRARequest(module.name, 1, module.path, module.base_model_name))
+
+
+def warn_of_unused_resolvers(resolvers: Iterable[NamedResolver], enable_lora: bool) -> None:
+    """Say so where resolvers are configured and no adapter is served."""
+    names = ", ".join(resolver.name for resolver in resolvers)
+    if names and not enable_lora:
+        log.warning(
+            "no adapter is served, although there are resolvers (%s), because --enable-lora is "
+            "not given; add it to serve adapters",
+            names,
+        )

@@ -1,0 +1,102 @@
+"""What a server refuses, or warns of, before it loads a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loramux.engine.args import EngineArgs
+from loramux.engine.async_llm_engine import AsyncLLMEngine
+from loramux.env import EnvironmentVariableError
+from loramux.errors import AdapterNotFoundError, InvalidRequestError
+from loramux.lora.resolve.catalog import AdapterModule
+from loramux.server.launch import serve
+from loramux.server.serve_options import ServeOptions
+
+
+class ModelLoaded(Exception):
+    """Raised where the engine would be made."""
+
+
+@pytest.fixture(autouse=True)
+def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(args: EngineArgs) -> AsyncLLMEngine:
+        raise ModelLoaded
+
+    monkeypatch.setattr(AsyncLLMEngine, "from_engine_args", load)
+    monkeypatch.setenv("LORAMUX_PLUGINS", "")
+
+
+def start(*modules: tuple[str, str], enable_lora: bool = True) -> None:
+    """Start a server whose base model is called ``base``, with adapters to begin with."""
+    adapters = tuple(AdapterModule(name, path) for name, path in modules)
+    args = EngineArgs(model="m", served_model_name=["base"], enable_lora=enable_lora)
+    serve(args, ServeOptions(port=0, adapters=adapters))
+
+
+def test_where_nothing_is_wrong_the_model_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoaded):
+        start(("a", str(tmp_path)), ("b", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "LORAMUX_LORA_RESOLVE_TIMEOUT",
+        "LORAMUX_LORA_RECHECK_SECONDS",
+        "LORAMUX_LORA_NEGATIVE_TTL",
+        "LORAMUX_MAX_CONCURRENT_FETCHES",
+        "LORAMUX_MAX_ADAPTER_BYTES",
+        "LORAMUX_ADAPTER_CACHE_SIZE",
+        "LORAMUX_HOST_CACHE_BYTES",
+        "LORAMUX_READ_THREADS",
+    ],
+)
+def test_a_number_that_cannot_be_read(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "soon")
+    with pytest.raises(EnvironmentVariableError, match=f"^{variable} is 'soon'; set it to "):
+        start()
+
+
+def test_an_adapter_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(AdapterNotFoundError, match="'/no/such/adapter': it is neither a directory"):
+        start(("a", str(tmp_path)), ("b", "/no/such/adapter"))
+
+
+def test_a_name_that_is_given_twice(tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidRequestError,
+        match=r"^--lora-modules: the name 'sql' is given twice; give each adapter its own\.$",
+    ):
+        start(("sql", str(tmp_path)), ("sql", str(tmp_path)))
+
+
+def test_a_name_that_is_the_base_models(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="'base' is that of the base model; give"):
+        start(("base", str(tmp_path)))
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LORAMUX_PLUGINS", "lora_filesystem_resolver")
+    monkeypatch.setenv("LORAMUX_LORA_RESOLVER_CACHE_DIR", str(tmp_path))
+
+
+@pytest.mark.usefixtures("configured")
+def test_resolvers_that_are_never_asked_are_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(ModelLoaded):
+        start(enable_lora=False)
+    assert caplog.messages == [
+        "no adapter is served, although there are resolvers (lora_filesystem_resolver), because "
+        "--enable-lora is not given; add it to serve adapters"
+    ]
+
+
+@pytest.mark.usefixtures("configured")
+def test_resolvers_that_are_asked_need_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ModelLoaded):
+        start()
+    assert caplog.messages == []
