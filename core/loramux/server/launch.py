@@ -18,6 +18,7 @@ from loramux.lora.resolver import LoRAResolverRegistry, NamedResolver
 from loramux.plugins import collect_lora_resolvers, load_plugins
 from loramux.server import interpreter
 from loramux.server.app import build_app
+from loramux.server.early_checks import check_adapters, check_numbers, warn_of_unused_resolvers
 from loramux.server.engine_protocol import Engine
 from loramux.server.serve_options import ServeOptions
 from loramux.server.state import ServerState
@@ -38,6 +39,9 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
     plugin_resolvers = find_resolvers()
     chat_template = options.read_chat_template()
     allow_updates = env.read_bool(RUNTIME_UPDATES_VARIABLE)
+    warn_of_unused_resolvers(plugin_resolvers, args.enable_lora)
+    check_numbers(args.enable_lora)
+    check_adapters(options.adapters, args.served_names)
     # What is wrong so far is told at once; from here on it takes seconds.
     from loramux.engine.async_llm_engine import AsyncLLMEngine
 
@@ -99,7 +103,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 def _no_address(address: str, error: Exception) -> LoramuxError:
     return LoramuxError(
-        f"The address {address} cannot be listened on: {error}; choose another --host or --port."
+        f"The address {address} cannot be listened on ({str(error).rstrip('.')}); choose another "
+        "--host or --port."
     )
 
 
