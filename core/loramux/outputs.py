@@ -62,6 +62,7 @@ class RequestOutput:
     of the weights that were used. ``prompt_logprobs`` has None for the first token of the prompt,
     which nothing precedes; in ``DELTA`` mode only the first output carries them.
     ``num_cached_tokens`` counts prompt tokens whose keys and values came from the prefix cache.
+    ``first_scheduled_time`` is when it first ran, by :func:`time.monotonic`, 0 if it never did.
     ``error`` is set when ``finish_reason`` is ``error``: the request could not be served, for
     this reason, and nothing else was affected.
     """
@@ -76,3 +77,4 @@ class RequestOutput:
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     num_cached_tokens: int = 0
     error: Exception | None = None
+    first_scheduled_time: float = 0.0

@@ -159,6 +159,7 @@ class EngineCore:
             new_token_ids=[],
             num_cached_tokens=sequence.num_cached_tokens,
             adapter_digest=sequence.adapter.digest if sequence.adapter else None,
+            first_scheduled_time=sequence.first_scheduled_time,
         )
         self._take_prompt_logprobs(result, output)
         if result.token_id is not None:

@@ -39,6 +39,7 @@ class CoreOutput:
             once, or with every output.
         error: why the sequence could not be served, with ``finish_reason`` ``error``.
         adapter_digest: content identity of the adapter weights in use, None for the base model.
+        first_scheduled_time: when the sequence first ran, by :func:`time.monotonic`.
     """
 
     sequence_id: str
@@ -50,3 +51,4 @@ class CoreOutput:
     num_cached_tokens: int = 0
     error: Exception | None = None
     adapter_digest: str | None = None
+    first_scheduled_time: float = 0.0

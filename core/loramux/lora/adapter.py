@@ -21,6 +21,15 @@ class Adapter:
     num_bytes: int
     load_seconds: dict[str, float] = field(default_factory=dict)
     """Seconds each stage took when it was last made ready: ``fetch``, ``read``, ``place``."""
+    is_fresh: bool = True
+    """Its tensors have been read and nobody has asked for them since."""
+    stages: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """When each of them began and ended, by :func:`time.monotonic`."""
+
+    def note_stage(self, name: str, began: float, ended: float) -> None:
+        """Note what a stage took, by :func:`time.monotonic`."""
+        self.load_seconds[name] = ended - began
+        self.stages[name] = (began, ended)
 
 
 class Tier(StrEnum):

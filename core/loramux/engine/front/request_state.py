@@ -39,6 +39,7 @@ class RequestState:
         "_adapter_digest",
         "_completions",
         "_error",
+        "_first_scheduled_time",
         "_kind",
         "_num_cached_tokens",
         "_prompt_logprobs",
@@ -55,6 +56,7 @@ class RequestState:
         self._kind = request.params.output_kind
         self._adapter_digest: str | None = None
         self._num_cached_tokens = 0
+        self._first_scheduled_time = 0.0
         self._error: Exception | None = None
         asked = request.params.prompt_logprobs is not None
         self._prompt_logprobs: list[TokenLogprobs | None] | None = [None] if asked else None
@@ -69,6 +71,7 @@ class RequestState:
             self._adapter_digest = output.adapter_digest
         # The later completions find the first one's prompt in the prefix cache.
         if completion.index == 0:
+            self._first_scheduled_time = output.first_scheduled_time
             self._num_cached_tokens = max(self._num_cached_tokens, output.num_cached_tokens)
             if output.prompt_logprobs is not None and self._prompt_logprobs is not None:
                 self._prompt_logprobs += [
@@ -114,4 +117,5 @@ class RequestState:
             prompt_logprobs,
             self._num_cached_tokens,
             self._error,
+            self._first_scheduled_time,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import time
 from dataclasses import dataclass
 
 from loramux.engine.scheduling.kv_cache import KVCacheManager
@@ -89,6 +90,11 @@ class Scheduler:
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
         self._preempted = False
+        self.num_preemptions = 0
+        self.num_prefix_queries = 0
+        """Prompt tokens that were looked for in the prefix cache."""
+        self.num_prefix_hits = 0
+        """Those that were found there."""
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.push(sequence)
@@ -174,6 +180,7 @@ class Scheduler:
         if self.admission is not None:
             self.admission.suspend(sequence.adapter)
         sequence.num_preemptions += 1
+        self.num_preemptions += 1
         sequence.is_suspended = True
         self.waiting.push_front(sequence)
         self._preempted = True
@@ -202,6 +209,9 @@ class Scheduler:
             return 0
         if not sequence.num_preemptions:
             sequence.num_cached_tokens = cached
+            sequence.first_scheduled_time = time.monotonic()
+            self.num_prefix_queries += len(sequence.prompt_token_ids)
+            self.num_prefix_hits += cached
         self.waiting.discard(sequence)
         self.running.append(sequence)
         if self.admission is not None:

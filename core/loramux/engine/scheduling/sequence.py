@@ -39,6 +39,7 @@ class Sequence:
     index: int = 0
     """Which of the request's completions this is; tells seeded draws of one request apart."""
     arrival_time: float = field(default_factory=time.monotonic)
+    first_scheduled_time: float = 0.0
 
     output_token_ids: list[int] = field(default_factory=list)
     sampling: SamplingRow | None = None

@@ -13,6 +13,7 @@ from loramux.lora.adapter import Adapter
 from loramux.lora.device.resident import ResidentAdapter, ResidentPair
 from loramux.lora.device.store import AdapterStore
 from loramux.lora.weights import AdapterWeights
+from loramux.observability.distribution import STAGE_SECONDS, Distribution
 
 __all__ = ["DevicePool", "ResidentAdapter", "ResidentPair"]
 
@@ -48,6 +49,11 @@ class DevicePool:
     """Called from other threads when there is something for ``collect`` or ``prefetch``."""
     on_evict: Callable[[ResidentAdapter], None] = lambda resident: None
     """Called on the engine's thread when an adapter leaves the device."""
+    num_hits: int = 0
+    """New requests whose adapter was on the device already."""
+    num_misses: int = 0
+    num_evictions: int = 0
+    place_seconds: Distribution = field(default_factory=lambda: Distribution(STAGE_SECONDS))
 
     _resident: OrderedDict[str, ResidentAdapter] = field(default_factory=OrderedDict)
     _coming: dict[str, ComingAdapter] = field(default_factory=dict)
@@ -73,6 +79,13 @@ class DevicePool:
         if resident is not None:
             self._resident.move_to_end(adapter.digest)
         return resident
+
+    def count_request(self, adapter: Adapter) -> None:
+        """Note whether a new request finds its adapter here."""
+        if adapter.digest in self._resident:
+            self.num_hits += 1
+        else:
+            self.num_misses += 1
 
     def prefetch(self, adapter: Adapter, keep: Collection[str] = ()) -> bool:
         """Bring an adapter nearer that is not here; False if there is no room for it now.
@@ -165,17 +178,18 @@ class DevicePool:
             if not idle:
                 return False
             self._evict(idle.pop(0))
+            self.num_evictions += 1
         return True
 
     def _place(self, resident: ResidentAdapter, weights: AdapterWeights) -> None:
         """Runs on a placing thread; every outcome is reported to the engine's thread."""
-        started = time.perf_counter()
+        started = time.monotonic()
         failure: BaseException | None = None
         try:
             self.store.fill(resident, weights)
         except BaseException as error:  # whatever is not reported would be waited for for ever
             failure = error
-        resident.adapter.load_seconds["place"] = time.perf_counter() - started
+        resident.adapter.note_stage("place", started, time.monotonic())
         self._arrived.put((resident, failure))
         self.on_change()
 
@@ -189,6 +203,7 @@ class DevicePool:
             self.store.free(resident)
         else:
             self.store.publish(resident)
+            self.place_seconds.observe(resident.adapter.load_seconds["place"])
             self._resident[digest] = resident
             if resident.is_retired:
                 # Who wanted it may have gone since; the next collect() frees it then.

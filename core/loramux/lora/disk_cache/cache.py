@@ -21,6 +21,7 @@ from loramux.lora.disk_cache.directory import CacheDirectory, HeldEntry
 from loramux.lora.disk_cache.entry import seal
 from loramux.lora.hub.ledger import HubLedger
 from loramux.lora.source import AdapterSource, FetchProgress
+from loramux.observability.tally import Tally
 
 log = get_logger(__name__)
 
@@ -73,6 +74,8 @@ class DiskCache:
         self._directory = CacheDirectory(directory.resolve())
         self._hub = HubLedger(self._directory.hub, max_bytes)
         self._is_overfull = False
+        self.hits = Tally()
+        self.misses = Tally()
         self._sweep()
 
     @classmethod
@@ -87,6 +90,11 @@ class DiskCache:
         chosen = env.read_text("LORAMUX_ADAPTER_CACHE_DIR")
         directory = Path(chosen).expanduser().absolute() if chosen else _default_directory()
         return cls(directory, read_byte_size("LORAMUX_ADAPTER_CACHE_SIZE", DEFAULT_MAX_BYTES))
+
+    @property
+    def num_evictions(self) -> int:
+        """Adapters that made room for others."""
+        return self._directory.evictions.value
 
     @property
     def directory(self) -> Path:
@@ -138,8 +146,10 @@ class DiskCache:
                 entry = locked.find(key)
                 claim = locked.claim(key) if entry is None else None
             if entry is not None:
+                self.hits.add()
                 return self._checkpoint(entry)
             if claim is not None:
+                self.misses.add()
                 return self._fetch(key, claim, source, progress)
             progress(0, 0)
             time.sleep(POLL_SECONDS)

@@ -27,6 +27,7 @@ from pathlib import Path
 from loramux.logger import get_logger
 from loramux.lora.disk_cache.entry import FILES, MANIFEST, read_manifest, sync
 from loramux.lora.disk_cache.file_lock import FileLock, is_held
+from loramux.observability.tally import Tally
 
 log = get_logger(__name__)
 
@@ -57,6 +58,7 @@ class CacheDirectory:
         self.sources = path / "sources"
         self.incoming = path / "incoming"
         self.hub = path / "hub"
+        self.evictions = Tally()
 
     def create(self) -> None:
         """Make what is missing of it, for this user alone.
@@ -157,6 +159,7 @@ class LockedDirectory:
                 break
             if not is_held(path / MANIFEST):
                 self.discard(path)
+                self._directory.evictions.add()
                 total -= size
         self._drop_links()
         return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 First = TypeVar("First")
@@ -18,8 +19,12 @@ def completed(value: Second) -> Future[Second]:
 
 
 def chain(first: Future[First], follow: Callable[[First], Future[Second]]) -> Future[Second]:
-    """A future of ``follow(first's result)``; cancelling it cancels the step under way."""
+    """A future of ``follow(first's result)``; cancelling it cancels the step under way.
+
+    ``follow`` is called in the caller's context, on whatever thread the first step ended.
+    """
     result: Future[Second] = Future()
+    context = copy_context()
     under_way: list[Future[Any]] = [first]
 
     def cancel_step(done: Future[Second]) -> None:
@@ -28,7 +33,7 @@ def chain(first: Future[First], follow: Callable[[First], Future[Second]]) -> Fu
 
     def go_on(done: Future[First]) -> None:
         try:
-            second = follow(done.result())
+            second = context.run(follow, done.result())
         except BaseException as error:
             _fail(result, error)
             return

@@ -34,6 +34,7 @@ class HostCache:
         self.capacity = capacity
         self.max_bytes = host_cache_bytes() if max_bytes is None else max_bytes
         self.num_bytes = 0
+        self.num_evictions = 0
         self._weights: OrderedDict[str, AdapterWeights] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -52,6 +53,7 @@ class HostCache:
             self.num_bytes += weights.num_bytes
             while self._is_overfull():
                 left.append(self._take(next(iter(self._weights))))
+                self.num_evictions += 1
         del left
 
     def discard(self, digest: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future
+from contextvars import copy_context
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -36,6 +37,7 @@ class SharedWork(Generic[Key, Result]):
         self._executor = executor
         self._lock = threading.Lock()
         self._flights: dict[Key, _Flight[Result]] = {}
+        self.num_joins = 0
 
     def join(self, key: Key, work: Callable[[Callable[[], bool]], Result]) -> Future[Result]:
         """Start ``work(abandoned)`` unless it is under way, and wait for it through a future.
@@ -50,6 +52,7 @@ class SharedWork(Generic[Key, Result]):
             if flight is None:
                 flight = self._flights[key] = _Flight()
             flight.waiters.add(waiter)
+            self.num_joins += not is_new
         waiter.add_done_callback(lambda done: self._leave(key, flight, done))
         if is_new:
             self._start(key, flight, work)
@@ -63,7 +66,9 @@ class SharedWork(Generic[Key, Result]):
         self, key: Key, flight: _Flight[Result], work: Callable[[Callable[[], bool]], Result]
     ) -> None:
         try:
-            flight.work = self._executor.submit(work, lambda: flight.abandoned)
+            # In the caller's context, so that what is logged there tells for which request it was.
+            run = copy_context().run
+            flight.work = self._executor.submit(run, work, lambda: flight.abandoned)
         except RuntimeError:
             with self._lock:
                 self._forget(key, flight)  # or the next to ask would wait for it for ever

@@ -1,0 +1,1 @@
+"""Figures, log lines and traces: what the rest of the house counts with."""
