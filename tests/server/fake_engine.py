@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loramux.engine.args import EngineArgs
+from loramux.engine.stats import EngineStats
 from loramux.errors import EngineDeadError
 from loramux.lora.request import LoRARequest
 from loramux.outputs import CompletionOutput, Logprob, RequestOutput
@@ -94,6 +95,12 @@ class FakeEngine:
             FakeAdapterInfo(name, digest_of(request), request.path)
             for name, request in last.items()
         ]
+
+    def stats(self) -> EngineStats:
+        return EngineStats(num_running=len(self.running))
+
+    def adapter_stages(self, digest: str) -> dict[str, tuple[float, float]]:
+        return {}
 
     def default_sampling_params(self) -> dict[str, Any]:
         return self.defaults

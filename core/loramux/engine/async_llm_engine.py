@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import Any
 
 from loramux.engine.args import EngineArgs
@@ -13,6 +14,7 @@ from loramux.engine.assembly import EngineParts, assemble
 from loramux.engine.front.prompts import Prompt
 from loramux.engine.llm_engine import LLMEngine, PreparedRequest, unstarted_output
 from loramux.engine.mailbox import Mailbox, deliver
+from loramux.engine.stats import EngineStats
 from loramux.errors import AdapterUnavailableError, EngineDeadError, InvalidRequestError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo
@@ -128,6 +130,17 @@ class AsyncLLMEngine:
         if self._materializer is None or self._lora is None:
             return []
         return self._materializer.infos(self._resident())
+
+    def stats(self) -> EngineStats:
+        """What the engine has counted; whose adapter is still being read waits, too."""
+        stats = self._engine.stats()
+        coming = max(len(self._mailboxes) - len(self._serving), 0)
+        return replace(stats, num_waiting=stats.num_waiting + coming)
+
+    def adapter_stages(self, digest: str) -> dict[str, tuple[float, float]]:
+        """When each stage of bringing an adapter here began and ended, by ``time.monotonic``."""
+        adapter = None if self._materializer is None else self._materializer.adapter(digest)
+        return {} if adapter is None else dict(adapter.stages)
 
     def default_sampling_params(self) -> dict[str, Any]:
         """Sampling parameters the model's makers recommend."""

@@ -11,6 +11,7 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.assembly import EngineParts, assemble
 from loramux.engine.front.output_processor import FrontRequest, OutputProcessor
 from loramux.engine.front.prompts import Prompt, TokenizedPrompt
+from loramux.engine.stats import EngineStats, read_stats
 from loramux.errors import InvalidRequestError
 from loramux.lora.adapter import Adapter
 from loramux.lora.request import LoRARequest
@@ -150,6 +151,12 @@ class LLMEngine:
         self._sequence_ids[request.request_id] = ids
         for sequence in sequences:
             self.core.add(sequence)
+        if adapter is not None and self._lora is not None:
+            self._lora.pool.count_request(adapter)
+
+    def stats(self) -> EngineStats:
+        """What the engine has counted; may be asked on any thread."""
+        return read_stats(self.core, self.materializer, self._lora)
 
     def default_sampling_params(self) -> dict[str, Any]:
         """Sampling parameters the model's makers recommend."""

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from loramux.engine.args import EngineArgs
+from loramux.engine.stats import EngineStats
 from loramux.lora.adapter import AdapterInfo, Tier
 from loramux.lora.checkpoint.summary import summarise_checkpoint
 from loramux.lora.request import LoRARequest
@@ -88,6 +89,14 @@ class FakeEngine:
     def adapter_infos(self) -> list[AdapterInfo]:
         """The adapters that were loaded."""
         return list(self._infos.values())
+
+    def stats(self) -> EngineStats:
+        """It counts nothing."""
+        return EngineStats()
+
+    def adapter_stages(self, digest: str) -> dict[str, tuple[float, float]]:
+        """It takes no notice of time."""
+        return {}
 
     def default_sampling_params(self) -> dict[str, Any]:
         """None of its own."""

@@ -35,6 +35,11 @@ class AdapterAdmission:
     """When each adapter began to be held."""
     _draining: str | None = None
 
+    @property
+    def running_digests(self) -> frozenset[str]:
+        """Adapters that sequences run with; may be asked on any thread."""
+        return frozenset(self._running)
+
     def begin(self, waiting: Iterable[tuple[Adapter, float]]) -> None:
         """Before scheduling: prefetch for the queue (``(adapter, arrival)``, oldest first)."""
         self.pool.collect()

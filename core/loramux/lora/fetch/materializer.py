@@ -128,6 +128,11 @@ class Materializer:
             names = list(self._by_name.items())
         return [self.info(name, adapter, resident_digests) for name, adapter in names]
 
+    def adapter(self, digest: str) -> Adapter | None:
+        """The adapter of these bytes, if anybody knows it."""
+        with self._lock:
+            return self._by_digest.get(digest)
+
     def forget(self, name: str) -> Adapter | None:
         """Drop a name; returns its adapter, gone from the host, if no other name needs it."""
         with self._lock:
