@@ -29,7 +29,7 @@ PATHS = {
     )
     for path, tiles in (("decode", DECODE_TILES), ("prefill", PREFILL_TILES))
 }
-RANKS = [1, 3, 8, 16, 17, 33, 64, 100, 255, 256]
+RANKS = [1, 3, 8, 16, 17, 33, 64, 255, 256]
 SEGMENTS = [(2, [6, 1]), (0, [2, 3]), (1, [5]), (3, [8])]
 """Of 10 rows: 0, 4, 7 and 9 have no adapter, and that of 8 is empty."""
 TWO_ROWS_EACH = [(slot, [2 * slot + 1, 2 * slot + 2]) for slot in range(len(RANKS))]
@@ -98,9 +98,9 @@ def test_many_rows_of_few_adapters(interpreter, path):
 
 
 def test_many_adapters(interpreter):
-    segments = [(slot, [31 - slot]) for slot in range(30)]
-    ranks = [[1 + slot % 9, slot % 4] for slot in range(30)]
-    interpreter.submit(activate, [8, 8], ranks, segments, 33, "decode").result()
+    segments = [(slot, [41 - slot]) for slot in range(40)]
+    ranks = [[1 + slot % 3] for slot in range(40)]
+    interpreter.submit(normalize, [8], ranks, segments, 43, "decode", False).result()
 
 
 @pytest.mark.parametrize("segments", [[], [(0, range(5))]])

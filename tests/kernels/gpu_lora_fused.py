@@ -1,0 +1,191 @@
+"""Blocks that add LoRA updates, on a GPU: right, base rows to the bit, and how long in a layer.
+
+    PYTHONPATH=kernels:. python -m tests.kernels.gpu_lora_fused
+
+Checks run side by side in processes that are forked before this one touches the GPU. Then it
+measures one layer of Llama 3.1 8B but for its attention, in replayed CUDA graphs: without
+adapters, with shrink alone, with updates by kernels of their own, and with updates added by the
+blocks; in brackets the throughput that is left. It ends with a status other than 0 if a check
+failed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from loramux_kernels.triton_lora import DECODE, PREFILL, LoRATiles, LoRAWork
+from tests.kernels.block_cases import Attention, Place
+from tests.kernels.fused_lora_cases import (
+    Step,
+    check_activation,
+    check_norm,
+    check_rotation,
+    packed_widths,
+)
+from tests.kernels.fused_lora_timing import ATTENTION, MIXES, WAYS, LlamaLayer, Way, kernel_times
+from tests.kernels.lora_cases import Segments
+
+DEVICE = "cuda"
+DECODES, PREFILLS = (16, 64, 256), (512, 2048, 8192)
+EVERY_RANK = [1, 3, 8, 16, 17, 33, 64, 100, 255, 256]
+TILES = {"decode": DECODE, "prefill": PREFILL}
+
+Check = Callable[[], object]
+
+
+def segments_of(tiles: LoRATiles, count: int) -> tuple[Segments, int]:
+    """Rows of each of ``count`` adapters, and of the step, of which some have none."""
+    each = 3 if tiles is DECODE else 75
+    segments = [(slot, range(each * slot + 2, each * slot + each + 1)) for slot in range(count)]
+    return segments, each * count + 40
+
+
+def step(
+    place: Place, tiles: LoRATiles, in_features: int, widths: list[int], ranks: list[int]
+) -> Step:
+    """Every third adapter leaves the first slice alone; there are two rows of padding."""
+    torch.manual_seed(sum(widths))
+    spared = [slot % 3 == 2 and len(widths) > 1 for slot in range(len(ranks))]
+    by_site = [
+        [0 if spare else rank, *[rank] * (len(widths) - 1)]
+        for rank, spare in zip(ranks, spared, strict=True)
+    ]
+    return Step(in_features, widths, by_site, *segments_of(tiles, len(ranks)), tiles, place, 2)
+
+
+def activation(place: Place, tiles: LoRATiles, width: int, ranks: list[int], kind: str) -> None:
+    check_activation(step(place, tiles, 4096, [width, width], ranks), kind)
+
+
+def rotation(place: Place, tiles: LoRATiles, attention: Attention, slices: int) -> None:
+    widths = packed_widths(attention.layout(place))
+    widths = widths if slices == 3 else [sum(widths)]
+    check_rotation(step(place, tiles, 4096, widths, EVERY_RANK), attention)
+
+
+def norm(place: Place, width: int, in_features: int, plus_one: bool) -> None:
+    ranks = [1, 5, 16, 17, 33, 64]
+    check_norm(step(place, DECODE, in_features, [width], ranks), plus_one)
+
+
+def checks() -> dict[str, Check]:
+    """By name; in bfloat16 but for some."""
+    place, half = Place(torch.bfloat16, DEVICE), Place(torch.float16, DEVICE)
+    found: dict[str, Check] = {}
+    for name, tiles in TILES.items():
+        found[f"{name}: silu of 14336"] = partial(
+            activation, place, tiles, 14336, EVERY_RANK, "silu"
+        )
+        found[f"{name}: gelu_tanh of 37"] = partial(
+            activation, half, tiles, 37, [5] * 4, "gelu_tanh"
+        )
+        for attention, slices in (
+            (ATTENTION, 3),
+            (Attention(32, 8, 128, 128, norms=False), 3),
+            (Attention(8, 4, 256, 256, norms=True), 3),
+            (Attention(32, 32, 96, 72), 1),
+        ):
+            found[f"{name}: {attention}"] = partial(rotation, place, tiles, attention, slices)
+    for width, in_features, plus_one in (
+        (4096, 14336, False),
+        (2304, 2048, True),
+        (5120, 5120, False),
+    ):
+        found[f"norm of {width}"] = partial(norm, place, width, in_features, plus_one)
+    found["graph"] = check_graph
+    return found
+
+
+def check_graph() -> None:
+    """A layer captured for nobody computes every mix as launches do, twice the same."""
+    layer = LlamaLayer()
+    for rows in (64, 1024):
+        layer.take(rows)
+        work = layer.works[16]
+        work.fill([], rows)
+        graph, captured = capture(partial(layer.run, WAYS[-1], work))
+        for segments in ([], [(3, range(5, rows))], MIXES[0].segments(rows)):
+            work.fill(segments, rows)
+            check_replays(layer, work, graph, captured)
+
+
+def capture(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call()
+    return graph, captured
+
+
+def check_replays(
+    layer: LlamaLayer, work: LoRAWork, graph: torch.cuda.CUDAGraph, captured: Tensor
+) -> None:
+    residual = layer.residual.clone()
+    outcomes = []
+    for is_replay in (True, True, False):
+        layer.residual.copy_(residual)
+        if is_replay:
+            graph.replay()
+        out = captured if is_replay else layer.run(WAYS[-1], work)
+        outcomes.append((out.clone(), layer.residual.clone()))
+    for one, other in pairwise(outcomes):
+        assert torch.equal(one[0], other[0]), "a replay has other bits than a call"
+        assert torch.equal(one[1], other[1]), "a replay has other sums than a call"
+
+
+def outcome(name: str) -> str:
+    """A line about one check."""
+    try:
+        checks()[name]()
+    except Exception:
+        return f"WRONG  {name}\n{traceback.format_exc()}"
+    return f"ok     {name}"
+
+
+def print_layer(layer: LlamaLayer, rows: int) -> None:
+    layer.take(rows)
+    copies, repeats = (4, 15) if rows <= 512 else (1, 6)
+    base = layer.measure(Way(), MIXES[0], copies, repeats)
+    print(f"{rows} rows, base {base:.1f} us", flush=True)
+    for mix in MIXES:
+        cells = []
+        for way in WAYS:
+            spent = layer.measure(way, mix, copies, repeats)
+            cells.append(f"{way.name} +{spent - base:.1f} ({base / spent:.3f})")
+        print(f"    {mix.name:12}" + "  ".join(cells), flush=True)
+
+
+def print_kernels(layer: LlamaLayer, rows: int) -> None:
+    layer.take(rows)
+    cells = [f"{name} {spent:.1f}" for name, spent in kernel_times(layer, MIXES[0], 20, 9).items()]
+    print(f"{rows} rows, blocks alone, in the cache: " + ", ".join(cells), flush=True)
+
+
+def main() -> int:
+    begin = time.perf_counter()
+    with multiprocessing.get_context("fork").Pool(min(14, os.cpu_count() or 1)) as pool:
+        outcomes = pool.map(outcome, checks(), chunksize=1)
+    print("\n".join(outcomes), f"\nchecked after {time.perf_counter() - begin:.0f} s", flush=True)
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    layer = LlamaLayer()
+    for rows in (*DECODES, *PREFILLS):
+        print_layer(layer, rows)
+    for rows in (64, 256, 8192):
+        print_kernels(layer, rows)
+    print(f"done after {time.perf_counter() - begin:.0f} s")
+    return any(text.startswith("WRONG") for text in outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
