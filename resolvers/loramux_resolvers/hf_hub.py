@@ -92,10 +92,14 @@ def _read_repositories(entries: list[str]) -> dict[str, str | None]:
     repositories: dict[str, str | None] = {}
     for entry in entries:
         path = HubPath.parse(entry)
-        if path is None or path.subpath or path.repo_id in repositories:
+        if path is None or path.subpath:
             raise PluginError(
-                f"{VARIABLE} holds {entry!r}, which is not a repository named for the first time; "
-                "list each repository once, as org/repo or org/repo@revision."
+                f"{VARIABLE} holds {entry!r}, which is no repository; list repositories as "
+                "org/repo or org/repo@revision, with commas between them."
+            )
+        if path.repo_id in repositories:
+            raise PluginError(
+                f"{VARIABLE} holds the repository {path.repo_id!r} twice; list each one once."
             )
         repositories[path.repo_id] = path.revision
     return repositories

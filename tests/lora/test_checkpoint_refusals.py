@@ -38,6 +38,8 @@ def test_another_base_is_refused(adapter, declared):
     message = refusal(adapter, base_names=["meta-llama/Llama-3"])
     assert "'base_model_name_or_path'" in message
     assert "'meta-llama/Llama-3'" in message
+    for remedy in ("--no-verify-lora-base", "--served-model-name", "base_model_name)."):
+        assert remedy in message
 
 
 def test_rank_above_the_limit_is_refused(adapter):

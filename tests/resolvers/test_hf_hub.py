@@ -329,13 +329,23 @@ def test_without_a_list_it_says_what_is_missing(monkeypatch, value):
     "entry",
     [
         *("gpt2", "org/a/b", "org/", "/org/a", "https://hf.co/org/a", "org/a@", "org/a@b@c"),
-        *("../a", "org/--a", "org/a..b", "org/a.git", "org/a\tb", "org/good", "org/good@v2"),
-        "örg/a",
+        *("../a", "org/--a", "org/a..b", "org/a.git", "org/a\tb", "no slash", "örg/a"),
     ],
 )
 def test_a_list_that_cannot_be_read_ends_the_start(monkeypatch, entry):
     monkeypatch.setenv(hf_hub.VARIABLE, f"org/good@v1,{entry}")
-    with pytest.raises(PluginError, match="LORAMUX_LORA_RESOLVER_HF_REPO_LIST holds"):
+    with pytest.raises(PluginError) as refusal:
+        hf_hub.register_lora_resolvers({}.__setitem__)
+    assert str(refusal.value) == (
+        f"LORAMUX_LORA_RESOLVER_HF_REPO_LIST holds {entry!r}, which is no repository; list "
+        "repositories as org/repo or org/repo@revision, with commas between them."
+    )
+
+
+@pytest.mark.parametrize("entry", ["org/good", "org/good@v2"])
+def test_a_repository_that_is_listed_twice_ends_the_start(monkeypatch, entry):
+    monkeypatch.setenv(hf_hub.VARIABLE, f"org/good@v1,{entry}")
+    with pytest.raises(PluginError, match="holds the repository 'org/good' twice; list each one"):
         hf_hub.register_lora_resolvers({}.__setitem__)
 
 

@@ -16,6 +16,10 @@ from dataclasses import dataclass
 import httpx
 
 
+class ServerEndedError(Exception):
+    """The server is no more; its standard error tells why."""
+
+
 @dataclass
 class ServerProcess:
     process: subprocess.Popen[str]
@@ -39,25 +43,33 @@ class ServerProcess:
 def serving(
     *words: str, module: Sequence[str] = ("loramux", "serve"), **environment: str
 ) -> Iterator[ServerProcess]:
-    """Start a server on a free port and wait for its ready line."""
+    """Start a server on a free port and wait for its ready line.
+
+    Raises:
+        ServerEndedError: it ended before that.
+    """
     with subprocess.Popen(
         [sys.executable, "-m", *module, *words, "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     ) as process:
-        lines: queue.Queue[str] = queue.Queue()
+        lines: queue.Queue[str | None] = queue.Queue()
         reader = threading.Thread(target=_read, args=(process, lines))
         reader.start()
         try:
-            yield ServerProcess(process, lines.get(timeout=120))
+            ready_line = lines.get(timeout=120)
+            if ready_line is None:
+                raise ServerEndedError(f"it ended with status {process.wait()} at its start")
+            yield ServerProcess(process, ready_line)
         finally:
             process.kill()
             process.wait()
             reader.join()
 
 
-def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
+def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         lines.put(line.strip())
+    lines.put(None)  # or somebody would wait for the ready line of a server that has ended

@@ -252,6 +252,24 @@ def test_an_adapter_refused_at_the_start_is_told_as_it_is(
     assert names(catalog) == []
 
 
+def test_a_refused_adapter_is_noted_in_the_log_and_once(
+    catalog: AdapterCatalog, loader: Loader, caplog: pytest.LogCaptureFixture
+) -> None:
+    loader.error = AdapterRefusedError("rank 99 exceeds\nmax_lora_rank 8.")
+    for name in ("sql", "sql", "a\u2028b"):
+        with pytest.raises(AdapterRefusedError):
+            asyncio.run(catalog.find(name, "a secret key"))
+    loader.error = AdapterRefusedError("it is torn.")
+    with pytest.raises(AdapterRefusedError):
+        asyncio.run(catalog.register(AdapterModule("sql", "/x")))
+    assert caplog.messages == [
+        "adapter 'sql' is refused: rank 99 exceeds max_lora_rank 8.",
+        "adapter 'a\\u2028b' is refused: rank 99 exceeds max_lora_rank 8.",
+        "adapter 'sql' is refused: it is torn.",
+    ]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
 def test_two_who_register_one_name_at_once(catalog: AdapterCatalog, loader: Loader) -> None:
     async def scenario() -> list[Any]:
         loader.gate = asyncio.Event()

@@ -81,6 +81,27 @@ def test_invalid_fields(
 
 
 @pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"messages": []}, "messages must hold at least one message."),
+        (
+            {"messages": [{"role": "user"}], "top_logprobs": 2},
+            "top_logprobs can only be given when logprobs is true.",
+        ),
+        (
+            {"messages": [{"role": "forbidden"}]},
+            "The chat template does not take these messages: no such role.",
+        ),
+    ],
+)
+def test_what_is_said_of_a_chat_is_one_sentence(
+    server: RunningServer, body: dict[str, Any], message: str
+) -> None:
+    response = post(server, body, "/v1/chat/completions")
+    assert check_error(response, 400, "BadRequestError", "")["message"] == message
+
+
+@pytest.mark.parametrize(
     "field",
     [
         {"tools": [{"type": "function"}]},

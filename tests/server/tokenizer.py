@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'forbidden' %}{{ raise_exception('no such role') }}{% endif %}"
+    "{% if message['role'] == 'forbidden' %}{{ raise_exception('no such role.') }}{% endif %}"
     "<{{ message['role'] }}>{{ message['content'] }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{{ mood or '' }}{% endif %}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 
 COMMANDS = {
@@ -36,11 +37,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what an unknown flag may have been meant to be; its sub-commands' parsers do too."""
+
+    def parse_known_args(  # type: ignore[override]  # what is not known ends the program
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Read the arguments; the list is empty, for what is not known is an error."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant_by(unknown)}")
+        return known, unknown
+
+    def _meant_by(self, unknown: Sequence[str]) -> str:
+        flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        nearest = [get_close_matches(flag, self._option_string_actions, 1) for flag in flags]
+        names = ", ".join(name for names in nearest for name in names)
+        return f" (did you mean {names}?)" if names else ""
+
+
 def _parser(words: Sequence[str]) -> tuple[argparse.ArgumentParser, str]:
     """A parser that knows the sub-command asked for in full, and the others by name."""
     from loramux import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="loramux",
         description="Serve one base model and any number of LoRA adapters.",
         allow_abbrev=False,

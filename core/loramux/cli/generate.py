@@ -43,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes."""
     from loramux.lora.request import LoRARequest
 
+    if arguments.model_tag is None and arguments.model is None:
+        arguments.parser_error('give a MODEL and then a prompt: loramux generate MODEL "prompt"')
     changes = {"enable_lora": True} if arguments.lora else {}
     try:
         args = engine_args_from(arguments, arguments.parser_error, **changes)

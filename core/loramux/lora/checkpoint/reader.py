@@ -128,8 +128,9 @@ def _check_base(config: PeftLoraConfig, base_names: Collection[str] | None) -> N
     if not _is_among(name, base_names):
         raise AdapterRefusedError(
             f"{CONFIG_NAME}: field 'base_model_name_or_path' is {shown(name)}, but the base model "
-            f"here is {' or '.join(map(shown, base_names))}; use an adapter of this model, or name "
-            "this one as base_model_name in the request if both have the same weights."
+            f"here is {' or '.join(map(shown, base_names))}; use an adapter of this model, or, if "
+            "both have the same weights, start with --no-verify-lora-base or with the other's name "
+            "among those of --served-model-name (in Python: LoRARequest's base_model_name)."
         )
 
 
