@@ -16,7 +16,6 @@ from loramux.lora.checkpoint.tensor_file import (
     PICKLE_NAME,
     SAFETENSORS_NAME,
     TensorFile,
-    read_pickle,
     read_safetensors,
 )
 from loramux.lora.checkpoint.untrusted import shown
@@ -34,7 +33,6 @@ def read_adapter(
     max_rank: int,
     base_names: Collection[str] | None,
     max_bytes: int = DEFAULT_MAX_BYTES,
-    allow_pickle: bool = False,
     base_parameter: BaseParameter | None = None,
     allocate: Allocate = host_buffer,
 ) -> AdapterWeights:
@@ -47,7 +45,6 @@ def read_adapter(
         base_names: names of the base model; where the configuration names another, the adapter is
             refused. None switches this check off.
         max_bytes: size limit of the tensor file.
-        allow_pickle: read ``adapter_model.bin`` where there is no safetensors file.
         base_parameter: returns a parameter of the base model by name, as ``model.get_parameter``
             does. Adapters of the embeddings carry copies of base weights; they are accepted only
             where this shows that they are equal.
@@ -63,7 +60,7 @@ def read_adapter(
         _check_base(config, base_names)
         targets = resolve_targets(config, sites)
         _check_rank(targets, max_rank)
-        file = read_tensors(directory, max_bytes, allow_pickle, allocate)
+        file = read_tensors(directory, max_bytes, allocate)
         pairs = pair_tensors(
             file.tensors, targets, sites, base_parameter, non_finite=file.non_finite
         )
@@ -102,23 +99,19 @@ def read_config(directory: Path) -> bytes:
     return text
 
 
-def read_tensors(
-    directory: Path, max_bytes: int, allow_pickle: bool, allocate: Allocate = host_buffer
-) -> TensorFile:
-    """The tensors of a checkpoint's directory; a pickle only where it is allowed."""
-    safetensors, pickle = directory / SAFETENSORS_NAME, directory / PICKLE_NAME
-    if safetensors.is_file():
-        return read_safetensors(safetensors, max_bytes, allocate)
-    if not pickle.is_file():
-        raise AdapterRefusedError(
-            f"{SAFETENSORS_NAME} is missing; give the directory that PEFT's save_pretrained wrote."
-        )
-    if not allow_pickle:
+def read_tensors(directory: Path, max_bytes: int, allocate: Allocate = host_buffer) -> TensorFile:
+    """The tensors of a checkpoint's directory."""
+    file = directory / SAFETENSORS_NAME
+    if file.is_file():
+        return read_safetensors(file, max_bytes, allocate)
+    if (directory / PICKLE_NAME).is_file():
         raise AdapterRefusedError(
             f"there is only {PICKLE_NAME}, a pickle; convert it to {SAFETENSORS_NAME} by loading "
             "it with PEFT and calling save_pretrained."
         )
-    return read_pickle(pickle, max_bytes)
+    raise AdapterRefusedError(
+        f"{SAFETENSORS_NAME} is missing; give the directory that PEFT's save_pretrained wrote."
+    )
 
 
 def _check_base(config: PeftLoraConfig, base_names: Collection[str] | None) -> None:

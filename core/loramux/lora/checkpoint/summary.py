@@ -48,7 +48,7 @@ def summarise_checkpoint(
     """
     with errors_naming(directory):
         config = parse_config(read_config(directory))
-        file = read_tensors(directory, max_bytes, allow_pickle=False)
+        file = read_tensors(directory, max_bytes)
         names = _lora_names(file)
         return CheckpointSummary(
             config=config,

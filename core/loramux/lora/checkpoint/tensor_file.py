@@ -34,8 +34,8 @@ class TensorFile:
 
     Args:
         num_bytes: size of the file.
-        hashes: SHA-256 of the file's header (of nothing where the format has none), then of each
-            piece of what follows, see :data:`PIECE_BYTES`.
+        hashes: SHA-256 of the file's header, then of each piece of what follows, see
+            :data:`PIECE_BYTES`.
         non_finite: names of the tensors that hold an infinity or a NaN.
     """
 
@@ -76,57 +76,6 @@ def read_safetensors(path: Path, max_bytes: int, allocate: Allocate = host_buffe
     )
 
 
-def read_pickle(path: Path, max_bytes: int) -> TensorFile:
-    """Read a file of ``torch.save`` with at most ``max_bytes``, without running code from it.
-
-    Raises:
-        AdapterRefusedError: if the file is too large or holds anything but named dense tensors.
-        OSError: if reading fails.
-    """
-    with path.open("rb") as file:
-        size = _checked_size(file, path.name, max_bytes)
-        pieces = _read(file, path.name, 0, size, lambda content, start: False)
-    try:
-        values = torch.load(io.BytesIO(pieces.content.data), map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever the bytes lead it to
-        raise AdapterRefusedError(
-            f"{path.name} cannot be read as plain tensors ({type(error).__name__}); "
-            f"convert it to {SAFETENSORS_NAME}."
-        ) from error
-    tensors = _plain_tensors(values, path.name, max_bytes)
-    return TensorFile(
-        num_bytes=size,
-        hashes=hashlib.sha256().digest() + pieces.hashes,
-        tensors=tensors,
-        non_finite={key for key, tensor in tensors.items() if not tensor.isfinite().all()},
-    )
-
-
-def _plain_tensors(values: object, name: str, max_bytes: int) -> dict[str, torch.Tensor]:
-    if not isinstance(values, dict) or not all(
-        isinstance(key, str) and _is_plain(value) for key, value in values.items()
-    ):
-        raise AdapterRefusedError(
-            f"{name} must hold an object of named dense floating-point tensors and nothing else; "
-            f"convert it to {SAFETENSORS_NAME}."
-        )
-    # A stored tensor may repeat its elements by strides, so its size is not bounded by the file.
-    if sum(tensor.nbytes for tensor in values.values()) > max_bytes:
-        raise AdapterRefusedError(
-            f"{name} holds tensors of more than {max_bytes} bytes; raise the limit on adapters."
-        )
-    return {key: tensor.detach().contiguous() for key, tensor in values.items()}
-
-
-def _is_plain(value: object) -> bool:
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout is torch.strided
-        and value.device.type == "cpu"
-        and value.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-    )
-
-
 def _checked_size(file: io.BufferedReader, name: str, max_bytes: int) -> int:
     size = os.fstat(file.fileno()).st_size
     if size > max_bytes:
@@ -143,7 +92,7 @@ def _read(
     origin: int,
     size: int,
     inspect: Callable[[Bytes, int], bool],
-    allocate: Allocate = host_buffer,
+    allocate: Allocate,
 ) -> Pieces:
     """Read a file of ``size`` bytes from ``origin`` on."""
     try:

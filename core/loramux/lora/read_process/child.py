@@ -114,7 +114,6 @@ class Server:
                 max_rank=request.max_rank,
                 base_names=request.base_names,
                 max_bytes=request.max_bytes,
-                allow_pickle=request.allow_pickle,
                 base_parameter=_base_model_needed,
                 allocate=file.allocate,
             )

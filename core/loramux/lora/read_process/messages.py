@@ -28,7 +28,6 @@ class ReadRequest:
     max_rank: int
     base_names: tuple[str, ...] | None
     max_bytes: int
-    allow_pickle: bool = False
 
 
 @dataclass(frozen=True)

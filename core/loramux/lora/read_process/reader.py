@@ -60,12 +60,11 @@ class AdapterReader:
         max_rank: int,
         base_names: Collection[str] | None,
         max_bytes: int,
-        allow_pickle: bool = False,
         base_parameter: BaseParameter | None = None,
     ) -> AdapterWeights:
         """Read and check one adapter; arguments and errors are those of ``read_adapter``."""
         names = None if base_names is None else tuple(base_names)
-        request = ReadRequest(str(path), max_rank, names, max_bytes, allow_pickle)
+        request = ReadRequest(str(path), max_rank, names, max_bytes)
         if self._processes:
             try:
                 return min(self._processes, key=lambda p: p.num_reading).read(request)
@@ -77,7 +76,6 @@ class AdapterReader:
             max_rank=max_rank,
             base_names=base_names,
             max_bytes=max_bytes,
-            allow_pickle=allow_pickle,
             base_parameter=base_parameter,
         )
 
