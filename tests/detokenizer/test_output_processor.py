@@ -98,7 +98,7 @@ def test_all_kinds_tell_the_same(text: str, stop: list[str], include: bool):
             position = PositionLogprobs([token, 7], [-1.0, -0.5], 2)
             output = CoreOutput("r/0", [token], logprobs=[position])
             told += processor.process([output]).request_outputs
-        if processor.has_request("r"):
+        if processor.num_unfinished_requests:
             ending = CoreOutput("r/0", [EOS], "stop", logprobs=[PositionLogprobs([EOS], [0.0], 1)])
             told += processor.process([ending]).request_outputs
         parts = [output.outputs[0] for output in told]
@@ -168,7 +168,7 @@ def test_a_stop_string_cuts_the_text_keeps_its_tokens_and_aborts_the_core():
     assert last.finished
     assert last.outputs[0].token_ids == tokens[:4]
     assert (last.outputs[0].finish_reason, last.outputs[0].stop_reason) == ("stop", "cd")
-    assert not processor.has_request("r")
+    assert processor.num_unfinished_requests == 0
 
 
 def test_several_tokens_of_one_step_are_as_several_steps():

@@ -1,4 +1,4 @@
-"""Missing, oversized and failing files, and pickles."""
+"""Missing, oversized and failing files, and pickles, which are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.lora.peft_adapters import (
     change_config,
     read_tensors,
 )
-from tests.lora.reading import LAYER, A, read, refusal
+from tests.lora.reading import read, refusal
 
 
 def test_missing_directory_is_refused(tmp_path):

@@ -49,10 +49,6 @@ class OutputProcessor:
     def num_unfinished_requests(self) -> int:
         return len(self._requests)
 
-    def has_request(self, request_id: str) -> bool:
-        """Whether a request of this name has been added and has not finished."""
-        return request_id in self._requests
-
     def check(self, params: SamplingParams) -> None:
         """Refuse what cannot be followed.
 
