@@ -66,6 +66,12 @@ class PackedPairs(Mapping[str, LowRankPair]):
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def ranks(self) -> list[int]:
+        """Of each pair."""
+        ranks: list[int] = self.table[:, 1].tolist()
+        return ranks
+
     @cached_property
     def sizes(self) -> Integers:
         """Elements of each pair's A and B, int64 ``[pairs, 2]``."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from loramux.errors import AdapterRefusedError
 from loramux.lora.adapter import Adapter
+from loramux.lora.device.packed_moves import PackedMoves
 from loramux.lora.device.pieces import Move
 from loramux.lora.device.resident import ResidentAdapter, ResidentPair
 from loramux.lora.device.staging import Staging
+from loramux.lora.packed_weights import PackedPairs
 from loramux.lora.site import LoRASite, PackedSites, SiteKind
-from loramux.lora.weights import AdapterWeights
+from loramux.lora.weights import AdapterWeights, LowRankPair
 from loramux_kernels.triton_lora import (
     PAGE_BYTES,
     AdapterTable,
@@ -114,8 +117,7 @@ class ArenaStore:
         Raises:
             AdapterRefusedError: it is larger than the arena.
         """
-        matrices = [m for pair in weights.pairs.values() for m in (pair.a, pair.b)]
-        sizes = [matrix.numel() for matrix in matrices]
+        sizes = _sizes(weights.pairs)
         num_pages = self._books.pages_of(sizes)
         if num_pages > self._books.num_pages:
             page_bytes = self._books.page_elements * self.table.arena.itemsize
@@ -144,13 +146,14 @@ class ArenaStore:
         assert mine.allocation is not None, "the pool fills what it has reserved"
         offsets = iter(mine.allocation.offsets)
         placements = {
-            name: PairPlacement(next(offsets), next(offsets), pair.rank, pair.scaling)
-            for name, pair in weights.pairs.items()
+            name: PairPlacement(next(offsets), next(offsets), rank, scaling)
+            for name, rank, scaling in _outline(weights.pairs)
         }
         mine.placements = {self._columns[name]: place for name, place in placements.items()}
         mine.row = self.table.encode(mine.placements)
         mine.pairs = ArenaPairs(self.table.arena, self._sites, placements)
-        self.staging.move(self._moves(weights, placements), mine.free_after)
+        moves = self._packed_moves(weights.pairs, mine.allocation)
+        self.staging.move(moves or self._moves(weights, placements), mine.free_after)
 
     def publish(self, resident: ResidentAdapter) -> None:
         """Write its row of the table, behind the steps launched so far."""
@@ -173,6 +176,15 @@ class ArenaStore:
         """End the staging area's threads."""
         self.staging.shutdown()
 
+    def _packed_moves(
+        self, pairs: Mapping[str, LowRankPair], allocation: Allocation
+    ) -> PackedMoves | None:
+        """The quick way, None where the pairs do not allow it."""
+        if not isinstance(pairs, PackedPairs):
+            return None
+        moves = PackedMoves(pairs, np.array(allocation.offsets).reshape(-1, 2))
+        return moves if moves.fit(self.staging.piece_bytes) else None
+
     def _moves(
         self, weights: AdapterWeights, placements: Mapping[str, PairPlacement]
     ) -> Iterator[Move]:
@@ -181,6 +193,21 @@ class ArenaStore:
             is_embedding = self._sites[name].kind is SiteKind.EMBEDDING
             yield Move(pair.a, placements[name].a, transposed=is_embedding)
             yield Move(pair.b, placements[name].b, transposed=True)
+
+
+def _sizes(pairs: Mapping[str, LowRankPair]) -> list[int]:
+    """Elements of A and B of each site."""
+    if isinstance(pairs, PackedPairs):
+        sizes: list[int] = pairs.sizes.ravel().tolist()
+        return sizes
+    return [matrix.numel() for pair in pairs.values() for matrix in (pair.a, pair.b)]
+
+
+def _outline(pairs: Mapping[str, LowRankPair]) -> Iterable[tuple[str, int, float]]:
+    """Name, rank and scaling of each site."""
+    if isinstance(pairs, PackedPairs):
+        return zip(pairs, pairs.ranks, pairs.scalings.tolist(), strict=True)
+    return ((name, pair.rank, pair.scaling) for name, pair in pairs.items())
 
 
 def packed_first(

@@ -6,6 +6,7 @@ import ctypes
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +44,14 @@ class Run:
     position: int
 
 
+class Fields(Protocol):
+    """Integers of 64 bits, ``PLACE_FIELDS`` to a record."""
+
+    def __len__(self) -> int: ...
+
+    def tobytes(self) -> bytes: ...
+
+
 @dataclass(slots=True, eq=False)
 class _Part:
     """Rows of a matrix."""
@@ -65,7 +74,7 @@ class Piece:
     """
 
     runs: list[Run] = field(default_factory=list)
-    records: dict[torch.dtype, array[int]] = field(default_factory=dict)
+    records: dict[torch.dtype, Fields] = field(default_factory=dict)
     matrices: list[Tensor] = field(default_factory=list)
     num_bytes: int = 0
     num_records: int = 0
@@ -78,7 +87,9 @@ class Piece:
         else:
             self.runs.append(Run(part.address, part.num_bytes, position))
         dtype = part.matrix.dtype
-        self.records.setdefault(dtype, array("q")).extend(
+        fields = self.records.setdefault(dtype, array("q"))
+        assert isinstance(fields, array), "who adds parts has begun without records"
+        fields.extend(
             (position // dtype.itemsize, part.rows, part.columns, part.first, part.stride)
         )
         self.matrices.append(part.matrix)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import queue
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from loramux.lora.device.packed_moves import PackedMoves
 from loramux.lora.device.pieces import (
     ALIGNMENT,
     DIRECT_DTYPES,
@@ -87,7 +88,14 @@ class Staging:
         """Until memory is pinned and kernels are compiled; no graph may be captured before."""
         self._ready.result()
 
-    def move(self, moves: Iterable[Move], after: torch.cuda.Event | None = None) -> None:
+    @property
+    def piece_bytes(self) -> int:
+        """Most bytes that are sent at once."""
+        return self._slot_bytes - RECORD_BYTES
+
+    def move(
+        self, moves: Iterable[Move] | PackedMoves, after: torch.cuda.Event | None = None
+    ) -> None:
         """Put matrices in their places; returns when they are there. On any thread.
 
         Args:
@@ -99,7 +107,7 @@ class Staging:
         gathering: deque[GatheredPiece] = deque()
         sent: torch.cuda.Event | None = None
         try:
-            for piece in cut(moves, self._slot_bytes - RECORD_BYTES, MAX_RECORDS):
+            for piece in self._cut(moves):
                 gathering.append(self._gather(piece))
                 if len(gathering) > 1:  # while one piece is sent, the next is gathered
                     sent = self._send(gathering.popleft())
@@ -129,6 +137,11 @@ class Staging:
         nothing = torch.zeros((1, PLACE_FIELDS), dtype=torch.int64, device=self._arena.device)
         for dtype in DIRECT_DTYPES:
             place_(self._arena, self._device_bytes[0].view(dtype), nothing)
+
+    def _cut(self, moves: Iterable[Move] | PackedMoves) -> Iterator[Piece]:
+        if isinstance(moves, PackedMoves):
+            return moves.cut(self.piece_bytes, MAX_RECORDS)
+        return cut(moves, self.piece_bytes, MAX_RECORDS)
 
     def _gather(self, piece: Piece) -> GatheredPiece:
         """Take a slot and have the piece copied to it."""

@@ -7,6 +7,7 @@ What is large lies in shared memory, whose descriptor travels with the message.
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import socket
@@ -85,10 +86,13 @@ def send(connection: socket.socket, message: object, descriptor: int | None = No
     """Send one message, and with it a descriptor.
 
     Raises:
-        OSError: nobody listens any more.
+        OSError: nobody listens any more, or the message is too long.
     """
+    content = pickle.dumps(message)
+    if len(content) > MAX_MESSAGE_BYTES:
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
     descriptors = [] if descriptor is None else [descriptor]
-    socket.send_fds(connection, [pickle.dumps(message)], descriptors, socket.MSG_NOSIGNAL)
+    socket.send_fds(connection, [content], descriptors, socket.MSG_NOSIGNAL)
 
 
 def receive(connection: socket.socket) -> tuple[Any, int | None]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from loramux.logger import get_logger
 from loramux.lora.packed_weights import PackedWeights
@@ -31,7 +29,6 @@ log = get_logger(__name__)
 
 CHILD = "loramux.lora.read_process.child"
 END_SECONDS = 5.0
-"""A process that is told to end and waits for its storage that long is killed."""
 
 
 class NotReadError(Exception):
@@ -99,17 +96,13 @@ class Child:
             return receive(ours)
 
     def close(self) -> None:
-        """Tell the process to end."""
+        """End the process, which has nothing to put in order."""
         self.is_closing = True
-        with suppress(OSError):  # it is gone already
-            self._control.shutdown(socket.SHUT_RDWR)
+        self._process.kill()
 
     def join(self) -> None:
-        """Wait until it has ended, and see to it."""
+        """Wait until it has ended, unless storage that hangs keeps it."""
         self._watcher.join(END_SECONDS)
-        if self._watcher.is_alive():
-            self._process.kill()
-            self._watcher.join(END_SECONDS)
 
     def _watch(self) -> None:
         try:
@@ -158,7 +151,7 @@ class ReadProcess:
         try:
             answer, descriptor = child.ask(request)
         except (EOFError, OSError) as error:
-            raise NotReadError("the reading process ended meanwhile") from error
+            raise NotReadError(f"the reading process gives no answer ({error!r})") from error
         finally:
             self.num_reading -= 1
         try:
@@ -191,7 +184,7 @@ class ReadProcess:
                 owner._replace(ended)
 
         child = Child(replace)
-        weakref.finalize(self, child.close)
+        self._end = weakref.finalize(self, child.close)
         return child
 
     def _replace(self, ended: Child) -> None:
@@ -208,10 +201,18 @@ class ReadProcess:
             ended.returncode,
         )
         ended.ready.clear()
+        self._end.detach()
         with self._lock:
             if not ended.is_closing:
-                self._child = self._start()
-                self._tell(self._child)
+                self._begin_again()
+
+    def _begin_again(self) -> None:
+        try:
+            self._child = self._start()
+        except OSError as error:
+            log.error("no other process can be started (%s); adapters are read in this one", error)
+        else:
+            self._tell(self._child)
 
     def _tell(self, child: Child) -> None:
         try:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import queue
+import threading
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 _FAILED = ctypes.c_void_p(-1).value
 
@@ -61,8 +65,8 @@ class SharedFile:
 def map_shared(descriptor: int, size: int) -> Bytes:
     """A shared file's content, mapped until the last view of it is gone.
 
-    Python's own ``mmap`` would keep a descriptor open for as long, and hold Python's lock while
-    the system gives pages back.
+    Python's own ``mmap`` would keep a descriptor open for as long, and have the thread that drops
+    the last view give the pages back, which takes as long as to read them.
 
     Raises:
         OSError: it cannot be mapped.
@@ -81,7 +85,10 @@ class _Mapping:
         if address == _FAILED:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-        self._address, self._size, self._unmap = address, size, _libc.munmap
+        self._address, self._size = address, size
+        self._unmapper = _unmapper()  # while the interpreter still has all that it takes
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            _libc.madvise(address, size, mmap.MADV_HUGEPAGE)  # which few systems heed for files
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
@@ -93,5 +100,18 @@ class _Mapping:
         }
 
     def __del__(self) -> None:
-        if hasattr(self, "_unmap"):
-            self._unmap(self._address, self._size)
+        if hasattr(self, "_unmapper"):
+            self._unmapper.put((self._address, self._size))
+
+
+@cache
+def _unmapper() -> queue.SimpleQueue[tuple[int, int]]:
+    """A thread that gives memory back: milliseconds that nobody should have to wait for."""
+    given: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+
+    def unmap() -> None:
+        while True:
+            _libc.munmap(*given.get())
+
+    threading.Thread(target=unmap, name="loramux-unmap", daemon=True).start()
+    return given
