@@ -66,3 +66,7 @@ def _on_hub(request: LoRARequest) -> HubSource:
         raise AdapterNotFoundError(
             f"No adapter found for {request.lora_path}: it is no directory here, and {error}"
         ) from error
+    except AdapterUnavailableError as error:
+        raise AdapterUnavailableError(
+            f"{request.lora_path} is no directory here, and {error}"
+        ) from error
