@@ -190,8 +190,6 @@ def kernel_times(layer: LlamaLayer, mix: Mix, copies: int, repeats: int) -> dict
             y[1], layer.residual, projections[1], work, layer.norms[0]
         ),
     }
-    if work.shape.fused.normalization is None:
-        del calls["norm +"]
     work.fill(mix.segments(layer.rows), layer.rows)
     work.partials.zero_()
     return {

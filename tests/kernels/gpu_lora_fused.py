@@ -38,6 +38,7 @@ from tests.kernels.lora_cases import Segments
 DEVICE = "cuda"
 DECODES, PREFILLS = (16, 64, 256), (512, 2048, 8192)
 EVERY_RANK = [1, 3, 8, 16, 17, 33, 64, 100, 255, 256]
+NORMS = ((4096, 14336, False), (2304, 2048, True), (5120, 5120, False))
 TILES = {"decode": DECODE, "prefill": PREFILL}
 
 Check = Callable[[], object]
@@ -73,9 +74,9 @@ def rotation(place: Place, tiles: LoRATiles, attention: Attention, slices: int) 
     check_rotation(step(place, tiles, 4096, widths, EVERY_RANK), attention)
 
 
-def norm(place: Place, width: int, in_features: int, plus_one: bool) -> None:
+def norm(place: Place, tiles: LoRATiles, width: int, in_features: int, plus_one: bool) -> None:
     ranks = [1, 5, 16, 17, 33, 64]
-    check_norm(step(place, DECODE, in_features, [width], ranks), plus_one)
+    check_norm(step(place, tiles, in_features, [width], ranks), plus_one)
 
 
 def checks() -> dict[str, Check]:
@@ -96,12 +97,10 @@ def checks() -> dict[str, Check]:
             (Attention(32, 32, 96, 72), 1),
         ):
             found[f"{name}: {attention}"] = partial(rotation, place, tiles, attention, slices)
-    for width, in_features, plus_one in (
-        (4096, 14336, False),
-        (2304, 2048, True),
-        (5120, 5120, False),
-    ):
-        found[f"norm of {width}"] = partial(norm, place, width, in_features, plus_one)
+        for width, in_features, plus_one in NORMS:
+            found[f"{name}: norm of {width}"] = partial(
+                norm, place, tiles, width, in_features, plus_one
+            )
     found["graph"] = check_graph
     return found
 

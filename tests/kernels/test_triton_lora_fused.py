@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from loramux_kernels.triton_lora.tiles import NormalizationTiles
+from loramux_kernels.triton_lora.tiles import PairedNormalization, TiledNormalization
 from tests.kernels import fused_lora_cases
 from tests.kernels.block_cases import Attention, Place
 from tests.kernels.fused_lora_cases import Step
@@ -24,10 +24,13 @@ PATHS = {
             tiles.fused,
             activation=replace(tiles.fused.activation, columns=32, programs_per_sm=3),
             rotation=replace(tiles.fused.rotation, programs_per_sm=3),
-            normalization=NormalizationTiles(256, programs_per_sm=3),
+            normalization=normalization,
         ),
     )
-    for path, tiles in (("decode", DECODE_TILES), ("prefill", PREFILL_TILES))
+    for path, tiles, normalization in (
+        ("decode", DECODE_TILES, PairedNormalization(256, programs_per_sm=3)),
+        ("prefill", PREFILL_TILES, TiledNormalization(16, programs_per_sm=3, max_registers=128)),
+    )
 }
 RANKS = [1, 3, 8, 16, 17, 33, 64, 255, 256]
 SEGMENTS = [(2, [6, 1]), (0, [2, 3]), (1, [5]), (3, [8])]
@@ -123,9 +126,16 @@ def test_norms(interpreter, width, plus_one, path, place):
     interpreter.submit(normalize, *arguments).result()
 
 
-def test_norm_of_every_rank(interpreter):
+@pytest.mark.parametrize("path", PATHS)
+def test_norm_of_every_rank(interpreter, path):
     ranks = [[rank] for rank in RANKS]
-    interpreter.submit(normalize, [24], ranks, TWO_ROWS_EACH, 22, "decode", False).result()
+    interpreter.submit(normalize, [24], ranks, TWO_ROWS_EACH, 22, path, False).result()
+
+
+def test_norms_of_many_rows(interpreter):
+    """The width is more than the columns that a program takes at a time."""
+    segments = [(1, range(2, 39)), (0, [*range(40, 58), 0])]
+    interpreter.submit(normalize, [72], [[3], [20]], segments, 75, "prefill", True).result()
 
 
 @pytest.mark.parametrize("segments", [[], [(0, range(5))]])

@@ -12,6 +12,7 @@ from loramux_kernels.blocks import Activation, RMSNorm, Rotation, add_rms_norm_,
 from loramux_kernels.triton_lora.apply import apply_lora_, check_product
 from loramux_kernels.triton_lora.prefill import add_dense_, is_dense
 from loramux_kernels.triton_lora.projection import PackedProjection
+from loramux_kernels.triton_lora.tiles import PairedNormalization
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 
@@ -57,8 +58,8 @@ def add_rms_norm_with_lora_(
     Raises:
         ValueError: x or y has another dtype than the arena or another width than the projection.
     """
-    shape = work.shape.fused.normalization
-    if shape is None or work.max_rank > shape.max_rank:
+    is_dense_step = work.single is not None and is_dense(work.single, work.table)
+    if is_dense_step or not _has_norm(work):
         apply_lora_(y, x, projection, work)
         return add_rms_norm_(y, residual, norm)
     check_product(y, x, projection, work)
@@ -67,6 +68,14 @@ def add_rms_norm_with_lora_(
 
     shrink(x, projection, work)
     return add_rms_norm_updated_(y, residual, projection, work, norm)
+
+
+def _has_norm(work: LoRAWork) -> bool:
+    """Whether a norm may add updates of the largest rank that the work list can name."""
+    shape = work.shape.fused.normalization
+    if isinstance(shape, PairedNormalization):
+        return work.max_rank <= shape.max_rank
+    return shape is not None
 
 
 def rotate_and_store_with_lora_(

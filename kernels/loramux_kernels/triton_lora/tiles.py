@@ -81,8 +81,8 @@ class RotationTiles:
 
 
 @dataclass(frozen=True)
-class NormalizationTiles:
-    """How rows are normalized after their update, two at a time.
+class PairedNormalization:
+    """A norm of two rows at a time after their update, without tensor cores.
 
     Attributes:
         max_rank: largest rank that a step may have; beyond it B is read too often this way.
@@ -93,6 +93,19 @@ class NormalizationTiles:
 
 
 @dataclass(frozen=True)
+class TiledNormalization:
+    """A norm of many rows at a time after their update.
+
+    Attributes:
+        rows: divides those of the list's tiles.
+    """
+
+    rows: int
+    programs_per_sm: int
+    max_registers: int
+
+
+@dataclass(frozen=True)
 class FusedTiles:
     """Shapes of the kernels that add an update to what they read anyway.
 
@@ -100,15 +113,14 @@ class FusedTiles:
         rows: rows of one adapter, or of none, that a program computes at a time. Fewer than 64,
             as in ``ExpandTiles``.
         rank: components of the rank vector that one product takes.
-        normalization: None where updates are added by a kernel of their own before a norm: two
-            rows share what they read of B, which many rows of one adapter should do.
+        normalization: None for updates that are added by a kernel of their own before a norm.
     """
 
     rows: int
     rank: int
     activation: ActivationTiles
     rotation: RotationTiles
-    normalization: NormalizationTiles | None = None
+    normalization: PairedNormalization | TiledNormalization | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,7 @@ DECODE = LoRATiles(
             columns=128, steps=2, warps=4, programs_per_sm=4, max_registers=128
         ),
         rotation=RotationTiles(heads=2, programs_per_sm=4, max_registers=128),
-        normalization=NormalizationTiles(max_rank=64, programs_per_sm=1),
+        normalization=PairedNormalization(max_rank=64, programs_per_sm=1),
     ),
     overlap=True,
 )  # fmt: skip
@@ -170,6 +182,7 @@ PREFILL = LoRATiles(
             columns=128, steps=4, warps=8, programs_per_sm=2, max_registers=128
         ),
         rotation=RotationTiles(heads=8, programs_per_sm=3, max_registers=168),
+        normalization=TiledNormalization(rows=16, programs_per_sm=2, max_registers=128),
     ),
     dense=True,
     overlap=True,
