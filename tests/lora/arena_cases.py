@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import torch
 from torch import Tensor
 
 from loramux.lora.device.arena_store import ArenaStore
 from loramux.lora.device.resident import ResidentAdapter
 from loramux.lora.device.staging import RECORD_BYTES, Staging
+from loramux.lora.packed_weights import PackedWeights
+from loramux.lora.read_process.pair_table import PairWriter, read_pairs
+from loramux.lora.read_process.shared_memory import SharedFile, map_shared
 from loramux.lora.site import LoRASite, SiteKind
 from loramux.lora.weights import AdapterWeights, LowRankPair
 
@@ -72,3 +77,13 @@ def check_resident(resident: ResidentAdapter, weights: AdapterWeights, dtype: to
 
 def _same(left: Tensor, right: Tensor) -> bool:
     return left.shape == right.shape and torch.equal(left.cpu(), right)
+
+
+def pack(weights: AdapterWeights) -> PackedWeights:
+    """The same adapter as it comes from a reading process."""
+    with closing(SharedFile()) as file:
+        sites = list(SITES.values())
+        writer = PairWriter(file, {site.name: index for index, site in enumerate(sites)})
+        start = writer.write(weights.pairs)
+        content = map_shared(file.descriptor, file.num_bytes)
+    return PackedWeights(weights.digest, read_pairs(content, start, len(weights.pairs), sites))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.lora.peft_adapters import make_adapter
 from tests.lora.reading import MODELS
+from tests.lora.reading_process import ProcessReading
 
 
 @pytest.fixture(scope="module")
@@ -20,3 +22,10 @@ def pristine(tmp_path_factory) -> Path:
 @pytest.fixture
 def adapter(pristine, tmp_path) -> Path:
     return Path(shutil.copytree(pristine, tmp_path / "adapter"))
+
+
+@pytest.fixture(scope="module")
+def there() -> Iterator[ProcessReading]:
+    reader = ProcessReading()
+    yield reader
+    reader.shutdown()
