@@ -11,6 +11,7 @@ from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.catalog import AdapterCatalog
 from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import LoRAResolver, NamedResolver, ResolverRegistry
+from loramux.server.adapters.allowed_paths import AllowedPaths
 from loramux.server.state import ServerState
 from tests.server.fake_engine import FakeEngine
 from tests.server.running_server import RunningServer, running
@@ -55,7 +56,11 @@ def resolver(folder: Path) -> FolderResolver:
 @pytest.fixture(scope="module")
 def shared_server(resolver: FolderResolver) -> Iterator[RunningServer]:
     state = state_around(
-        FakeEngine(), resolver, allow_runtime_updates=True, max_body_bytes=64 * 1024
+        FakeEngine(),
+        resolver,
+        allow_runtime_updates=True,
+        max_body_bytes=64 * 1024,
+        allowed_paths=AllowedPaths.of(["/"]),
     )
     with running(state) as server:
         yield server

@@ -29,6 +29,8 @@ class FakeAdapterInfo:
     num_bytes: int = 1024
     tier: str = "host"
     load_seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.25})
+    references: int = 0
+    is_pinned: bool = False
 
 
 class FakeEngine:

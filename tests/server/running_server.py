@@ -51,7 +51,12 @@ class RunningServer:
 @contextmanager
 def running(state: ServerState) -> Iterator[RunningServer]:
     config = uvicorn.Config(
-        build_app(state), port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=2
+        build_app(state),
+        port=0,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+        **state.connections.uvicorn_settings(),
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="server-under-test")

@@ -181,7 +181,7 @@ def test_refusals_in_vllms_words(server: RunningServer, checkpoint: Path, tmp_pa
     server.engine.load_failures = {
         str(checkpoint): AdapterRefusedError("rank 99 is over."),
         "/nowhere": AdapterNotFoundError("it is no directory."),
-        "down": AdapterUnavailableError("the Hub does not answer."),
+        "/down": AdapterUnavailableError("the Hub does not answer."),
     }
     load(server, "taken", tmp_path)
     for name, path, status, kind, message in (
@@ -196,7 +196,7 @@ def test_refusals_in_vllms_words(server: RunningServer, checkpoint: Path, tmp_pa
          "Loading lora x failed: No adapter found for /nowhere"),
         ("x", checkpoint, 400, "BadRequestError",
          "Call to add_lora method failed: rank 99 is over."),
-        ("x", "down", 503, "ServiceUnavailableError", "the Hub does not answer."),
+        ("x", "/down", 503, "ServiceUnavailableError", "the Hub does not answer."),
     ):  # fmt: skip
         response = load(server, name, path)
         error = response.json()["error"]

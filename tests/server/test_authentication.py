@@ -10,7 +10,7 @@ from openai import AuthenticationError
 
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolver import LoRAResolver, ResolveContext
-from loramux.server.http.authentication import fingerprint
+from loramux.server.access.keyring import Keyring, fingerprint
 from tests.server.conftest import state_around
 from tests.server.fake_engine import FakeEngine
 from tests.server.running_server import RunningServer, running
@@ -32,7 +32,9 @@ class PrivateResolver(LoRAResolver):
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
     keys = ("alice-key", "böb-key")
-    state = state_around(FakeEngine(), PrivateResolver(), api_keys=keys, allow_runtime_updates=True)
+    state = state_around(
+        FakeEngine(), PrivateResolver(), keyring=Keyring(keys), allow_runtime_updates=True
+    )
     with running(state) as server:
         yield server
 

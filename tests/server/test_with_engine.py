@@ -50,6 +50,7 @@ def server(root: Path) -> Iterator[ServerProcess]:
         "LORAMUX_PLUGINS": "lora_filesystem_resolver",
         "LORAMUX_LORA_RESOLVER_CACHE_DIR": str(root / "folder"),
         "LORAMUX_ALLOW_RUNTIME_LORA_UPDATING": "true",
+        "LORAMUX_ALLOWED_ADAPTER_ROOTS": str(root.parent),
     }
     with serving(*words, **environment) as process:
         yield process

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from loramux.cli import COMMANDS
 from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
+from loramux.cli.serve_locks import (
+    API_KEY_VARIABLE,
+    access_options,
+    add_access_arguments,
+    add_connection_arguments,
+    connection_options,
+)
 from loramux.errors import InvalidRequestError
 from loramux.lora.resolve.catalog import AdapterModule
 
-API_KEY_VARIABLE = "LORAMUX_API_KEY"
+__all__ = ["API_KEY_VARIABLE", "add_parser", "run"]
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,6 +33,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.set_defaults(parser_error=parser.error)
     _add_server_arguments(parser.add_argument_group("server"))
+    add_access_arguments(parser.add_argument_group("who may do what"))
+    add_connection_arguments(parser.add_argument_group("connections"))
     _add_adapter_arguments(parser.add_argument_group("adapters to begin with"))
     add_engine_arguments(parser)
 
@@ -45,13 +53,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"loramux serve: {error}", file=sys.stderr)
         return 2
     configure_logging()
+    from loramux.server.http.connections import ConnectionOptions
     from loramux.server.launch import serve
     from loramux.server.serve_options import ServeOptions
 
     options = ServeOptions(
         host=arguments.host,
         port=arguments.port,
-        api_keys=_api_keys(arguments),
+        **access_options(arguments),
+        connections=ConnectionOptions(**connection_options(arguments)),
         adapters=adapters,
         chat_template=arguments.chat_template,
         max_body_bytes=arguments.max_body_bytes,
@@ -67,8 +77,6 @@ def _add_server_arguments(group: Any) -> None:
     add = group.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
-    add("--api-key", nargs="+", metavar="KEY", help=f"keys clients must send one of; also read "
-        f"from {API_KEY_VARIABLE}")  # fmt: skip
     add("--chat-template", type=Path, metavar="FILE", help="Jinja template instead of the model's")
     add("--max-body-bytes", type=int, default=8 * 1024 * 1024, metavar="INT",
         help="longest request body accepted (default: 8388608)")  # fmt: skip
@@ -101,8 +109,3 @@ def _adapters(arguments: argparse.Namespace) -> tuple[AdapterModule, ...]:
         names = arguments.served_model_name or [Path(path).name]
         modules += [AdapterModule(name, path) for name in names]
     return tuple(modules)
-
-
-def _api_keys(arguments: argparse.Namespace) -> tuple[str, ...]:
-    from_environment = os.environ.get(API_KEY_VARIABLE, "").strip()
-    return tuple(arguments.api_key or ([from_environment] if from_environment else []))

@@ -51,3 +51,6 @@ class AdapterInfo:
     num_bytes: int
     tier: Tier
     load_seconds: dict[str, float]
+    references: int = 0
+    """Sequences that hold it on the device."""
+    is_pinned: bool = False

@@ -23,6 +23,7 @@ from loramux.server.http.errors import (
     answer_loramux_error,
     answer_routing_error,
 )
+from loramux.server.http.header_limit import HeaderLimitMiddleware
 from loramux.server.http.request_id import RequestIdMiddleware
 from loramux.server.state import ServerState
 
@@ -48,9 +49,15 @@ def build_app(server: ServerState) -> FastAPI:
     app.add_exception_handler(ApiError, answer_api_error)
     app.add_exception_handler(LoramuxError, answer_loramux_error)
     app.add_exception_handler(HTTPException, answer_routing_error)
+    connections = server.connections
     # The one added last stands outermost.
     app.add_middleware(AdmissionMiddleware, queue=server.queue)
-    app.add_middleware(BodyLimitMiddleware, max_bytes=server.max_body_bytes)
-    app.add_middleware(AuthenticationMiddleware, api_keys=server.api_keys)
+    app.add_middleware(
+        BodyLimitMiddleware,
+        max_bytes=server.max_body_bytes,
+        seconds=connections.slow_client_seconds,
+    )
+    app.add_middleware(AuthenticationMiddleware, keyring=server.keyring, quotas=server.quotas)
+    app.add_middleware(HeaderLimitMiddleware, max_bytes=connections.max_header_bytes)
     app.add_middleware(RequestIdMiddleware)
     return app

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 import uvicorn
 
@@ -17,6 +18,8 @@ from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import LoRAResolverRegistry, NamedResolver
 from loramux.plugins import collect_lora_resolvers, load_plugins
 from loramux.server import interpreter
+from loramux.server.access.keyring import Keyring
+from loramux.server.adapters.allowed_paths import AllowedPaths
 from loramux.server.app import build_app
 from loramux.server.early_checks import check_adapters, check_numbers, warn_of_unused_resolvers
 from loramux.server.engine_protocol import Engine
@@ -38,6 +41,7 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
     listener = listen(options.host, options.port)
     plugin_resolvers = find_resolvers()
     chat_template = options.read_chat_template()
+    locks = _locks(options)
     allow_updates = env.read_bool(RUNTIME_UPDATES_VARIABLE)
     warn_of_unused_resolvers(plugin_resolvers, args.enable_lora)
     check_numbers(args.enable_lora)
@@ -51,18 +55,30 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
         engine=engine,
         catalog=build_catalog(engine, resolvers),
         base_names=args.served_names,
-        api_keys=options.api_keys,
+        **locks,
         chat_template=chat_template,
         allow_runtime_updates=allow_updates,
         max_body_bytes=options.max_body_bytes,
         max_queued_requests=options.max_queued_requests,
     )
-    server = _Server(state, options, ready_line(listener, args, plugin_resolvers))
+    scheme = options.connections.scheme
+    server = _Server(state, options, ready_line(listener, args, plugin_resolvers, scheme))
     server.end_on_signals()
     try:
         asyncio.run(_run(server, state, options, listener))
     finally:
         resolvers.close()
+
+
+def _locks(options: ServeOptions) -> dict[str, Any]:
+    """Who may do what, and what is asked of connections, as the server's state holds it."""
+    paths = [adapter.path for adapter in options.adapters]
+    return {
+        "keyring": Keyring(options.api_keys, options.api_keys_file),
+        "allowed_paths": AllowedPaths.configured(options.allowed_roots, paths),
+        "share_prefix_cache": options.share_prefix_cache,
+        "connections": options.connections,
+    }
 
 
 def find_resolvers() -> list[NamedResolver]:
@@ -109,13 +125,16 @@ def _no_address(address: str, error: Exception) -> LoramuxError:
 
 
 def ready_line(
-    listener: socket.socket, args: EngineArgs, plugin_resolvers: Sequence[NamedResolver]
+    listener: socket.socket,
+    args: EngineArgs,
+    plugin_resolvers: Sequence[NamedResolver],
+    scheme: str = "http",
 ) -> str:
     """What is printed once requests are taken."""
     names = [resolver.name for resolver in plugin_resolvers]
     names += LoRAResolverRegistry.get_supported_resolvers()
     resolvers = ", ".join(names) if names and args.enable_lora else "none"
-    url = f"http://{_address(listener)}"
+    url = f"{scheme}://{_address(listener)}"
     return f"loramux is ready: {url} (model {args.model}, resolvers: {resolvers})"
 
 
@@ -138,6 +157,9 @@ async def _run(
         await state.catalog.register_all(options.adapters)
         interpreter.settle()
         _open(listener)
+        if options.api_keys_file is not None:
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, state.keyring.reload)
         await server.serve(sockets=[listener])
     finally:
         await state.close()
@@ -152,6 +174,7 @@ class _Server(uvicorn.Server):
             log_level=options.uvicorn_log_level,
             timeout_graceful_shutdown=options.shutdown_seconds,
             lifespan="off",
+            **options.connections.uvicorn_settings(),
         )
         super().__init__(config)
         self._ready = ready

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loramux.errors import InvalidRequestError
 from loramux.lora.resolve.catalog import AdapterModule
+from loramux.server.http.connections import ConnectionOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,11 @@ class ServeOptions:
 
     Args:
         port: 0 takes a free one.
-        api_keys: none lets anybody in.
+        api_keys: may do everything; neither these nor a file lets anybody in.
+        api_keys_file: of keys with roles, adapters and quotas.
+        share_prefix_cache: whether callers may profit from prompts that others sent.
+        allowed_roots: directories, and ``hf://org/repo``, from which clients may load adapters.
+        connections: time and size limits, and TLS.
         adapters: loaded before the first request is taken.
         chat_template: a Jinja file used instead of the model's own template.
         max_queued_requests: sequences of all requests that may wait or run at one time.
@@ -29,6 +34,10 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
+    api_keys_file: Path | None = None
+    share_prefix_cache: bool = False
+    allowed_roots: tuple[str, ...] = ()
+    connections: ConnectionOptions = field(default_factory=ConnectionOptions)
     adapters: tuple[AdapterModule, ...] = ()
     chat_template: Path | None = None
     max_body_bytes: int = 8 * 1024 * 1024

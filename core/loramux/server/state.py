@@ -9,9 +9,13 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from loramux.lora.resolve.catalog import AdapterCatalog
+from loramux.server.access.keyring import Keyring
+from loramux.server.access.quotas import Quotas
+from loramux.server.adapters.allowed_paths import AllowedPaths
 from loramux.server.engine_protocol import Engine
 from loramux.server.generation.admission import SequenceQueue
 from loramux.server.generation.prompts import TokenizerThreads
+from loramux.server.http.connections import ConnectionOptions
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,11 @@ class ServerState:
         engine: runs the requests.
         catalog: knows the adapters.
         base_names: names under which the base model is served; the first one is shown.
-        api_keys: keys of which a request must carry one; none means that anybody may ask.
+        keyring: keys of which a request must carry one; empty, it lets anybody in.
+        allowed_paths: where adapters may lie that clients ask to load.
+        share_prefix_cache: whether callers may profit from prompts that others sent; how long
+            a request takes then tells what they were.
+        connections: what is asked of every connection.
         chat_template: used instead of the model's own.
         allow_runtime_updates: whether clients may load and unload adapters.
         max_body_bytes: longest request body that is read.
@@ -32,7 +40,10 @@ class ServerState:
     engine: Engine
     catalog: AdapterCatalog
     base_names: list[str]
-    api_keys: tuple[str, ...] = ()
+    keyring: Keyring = field(default_factory=Keyring)
+    allowed_paths: AllowedPaths = field(default_factory=AllowedPaths)
+    share_prefix_cache: bool = False
+    connections: ConnectionOptions = field(default_factory=ConnectionOptions)
     chat_template: str | None = None
     allow_runtime_updates: bool = False
     max_body_bytes: int = 8 * 1024 * 1024
@@ -40,6 +51,7 @@ class ServerState:
     started: int = field(default_factory=lambda: int(time.time()))
     tokenizer: TokenizerThreads = field(init=False)
     queue: SequenceQueue = field(init=False)
+    quotas: Quotas = field(init=False, default_factory=Quotas)
 
     def __post_init__(self) -> None:
         threads = TokenizerThreads(self.engine.tokenizer, self.engine.max_model_len)

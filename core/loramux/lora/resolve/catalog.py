@@ -104,8 +104,11 @@ class AdapterCatalog:
 
     def entries(self, caller: str | None = None) -> list[CatalogEntry]:
         """What this caller can use without a search, registered adapters first."""
-        found = [entry for (_, owner), entry in self._found.items() if owner == caller]
-        return [*self._registered.values(), *found]
+        return [*self._registered.values(), *self.found(caller)]
+
+    def found(self, caller: str | None = None) -> list[CatalogEntry]:
+        """What resolvers found for this caller, the least recently used first."""
+        return [entry for (_, owner), entry in self._found.items() if owner == caller]
 
     def resolver_failures(self) -> Sequence[ResolverFailures]:
         """How each resolver has been doing; nothing where none is asked."""
@@ -162,12 +165,21 @@ class AdapterCatalog:
         """
         was_registered = self._registered.pop(name, None) is not None
         if not self._forget_found(name) and not was_registered:
-            raise ModelNotFoundError(f"The lora adapter '{name}' cannot be found.")
+            raise self.not_loaded(name)
+
+    def forget(self, name: str, caller: str | None) -> bool:
+        """Forget what was found for one caller; tells whether nobody else has the name."""
+        self._found.pop((name, caller), None)
+        return not self._is_taken(name)
 
     def unknown(self, name: str) -> ModelNotFoundError:
         """What a client is told of a name nobody has."""
         shown = name if len(name) <= 256 else f"{name[:256]}..."
         return ModelNotFoundError(f"The model `{shown}` does not exist.")
+
+    def not_loaded(self, name: str) -> ModelNotFoundError:
+        """What an operator is told of a name that cannot be unloaded."""
+        return ModelNotFoundError(f"The lora adapter '{name}' cannot be found.")
 
     async def _still_there(self, key: Key) -> CatalogEntry | None:
         entry = self._found.get(key)
@@ -223,10 +235,12 @@ class AdapterCatalog:
             raise InvalidRequestError(
                 f"The lora adapter '{name}' conflicts with a served base model.", "lora_name"
             )
-        taken = name in self._registered or any(key[0] == name for key in self._found)
-        if taken and not load_inplace:
+        if self._is_taken(name) and not load_inplace:
             raise InvalidRequestError(
                 f"The lora adapter '{name}' has already been loaded. If you want to load the "
                 "adapter in place, set 'load_inplace' to True.",
                 "lora_name",
             )
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self._registered or any(key[0] == name for key in self._found)

@@ -8,6 +8,19 @@ from dataclasses import dataclass, field
 from loramux.lora.request import LoRARequest
 
 
+@dataclass
+class Use:
+    """How often an entry was asked for, and when last, in seconds since 1970."""
+
+    hits: int = 0
+    last: float | None = None
+
+    def count(self) -> None:
+        """One request more."""
+        self.hits += 1
+        self.last = time.time()
+
+
 @dataclass(frozen=True)
 class CatalogEntry:
     """A name that is served. ``resolver_name`` is None for an adapter registered by name."""
@@ -25,6 +38,7 @@ class CatalogEntry:
     """When the resolvers were last asked for it, by :func:`time.monotonic`."""
     is_unconfirmed: bool = False
     """Whether they could not tell then, and the entry is what they said before."""
+    use: Use = field(default_factory=Use, compare=False)
 
     @property
     def found_by(self) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from loramux.errors import AdapterUnavailableError
+
+Answer = TypeVar("Answer")
 
 SECONDS = 3.0
 """How long a file system may take to tell about one path."""
@@ -29,7 +33,15 @@ class PathChecks:
         Raises:
             AdapterUnavailableError: the file system does not answer.
         """
-        look = asyncio.get_running_loop().run_in_executor(self._pool, _is_directory, path)
+        return await self.ask(_is_directory, path)
+
+    async def ask(self, question: Callable[[str], Answer], path: str) -> Answer:
+        """What ``question`` answers about a path.
+
+        Raises:
+            AdapterUnavailableError: the file system does not answer.
+        """
+        look = asyncio.get_running_loop().run_in_executor(self._pool, question, path)
         try:
             return await asyncio.wait_for(look, self._timeout)
         except TimeoutError as error:

@@ -1,4 +1,4 @@
-"""``GET /v1/models``: the names a client can use without anything being searched for."""
+"""``GET /v1/models``: the names a caller can use without anything being searched for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from loramux.lora.resolve.catalog_entry import CatalogEntry
-from loramux.server.adapters.model_choice import caller_of
+from loramux.server.access.caller import access_of
 from loramux.server.state import Server, ServerState
 
 router = APIRouter()
@@ -17,7 +17,8 @@ router = APIRouter()
 @router.get("/v1/models")
 async def list_models(request: Request, server: Server) -> JSONResponse:
     """The base model under each of its names, then the adapters."""
-    entries = server.catalog.entries(caller_of(request))
+    caller = access_of(request)
+    entries = [e for e in server.catalog.entries(caller.name) if caller.may_use(e.name)]
     cards = [_base_card(server, name) for name in server.base_names]
     cards += [_adapter_card(server, entry) for entry in entries]
     return JSONResponse({"object": "list", "data": cards})
@@ -28,7 +29,8 @@ async def get_model(request: Request, server: Server, name: str) -> JSONResponse
     """One of them."""
     if name in server.base_names:
         return JSONResponse(_base_card(server, name))
-    entry = server.catalog.known(name, caller_of(request))
+    caller = access_of(request)
+    entry = server.catalog.known(name, caller.name) if caller.may_use(name) else None
     if entry is None:
         raise server.catalog.unknown(name)
     return JSONResponse(_adapter_card(server, entry))

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from loramux.lora.resolve.catalog_entry import CatalogEntry
-from loramux.server.adapters.model_choice import caller_of
+from loramux.server.access.caller import access_of
 from loramux.server.engine_protocol import AdapterInfo
 from loramux.server.state import Server
 
@@ -21,22 +21,30 @@ async def list_adapters(request: Request, server: Server) -> JSONResponse:
     """The adapters this caller can use, with what the engine knows of each."""
     # By digest, because names are each caller's own: two may use one name for two adapters.
     infos = {info.digest: info for info in server.engine.adapter_infos()}
-    entries = server.catalog.entries(caller_of(request))
+    caller = access_of(request)
+    entries = [e for e in server.catalog.entries(caller.name) if caller.may_use(e.name)]
     rows = [_row(entry, infos.get(entry.digest)) for entry in entries]
-    resolvers = [asdict(resolver) for resolver in server.catalog.resolver_failures()]
+    failures = server.catalog.resolver_failures() if caller.is_admin else ()
+    resolvers = [asdict(resolver) for resolver in failures]
     return JSONResponse({"object": "list", "data": rows, "resolver_failures": resolvers})
 
 
 def _row(entry: CatalogEntry, info: AdapterInfo | None) -> dict[str, Any]:
     """The engine may have forgotten an adapter; what it does not know of it is null."""
+    source = entry.lora_request.source
     return {
         "name": entry.name,
         "found_by": entry.found_by,
         "search_seconds": entry.search_seconds,
         "path": entry.lora_request.path,
+        "source": f"{source.uri}@{source.revision}" if source else info and info.path,
+        "hits": entry.use.hits,
+        "last_used": entry.use.last,
         "digest": info and info.digest,
         "rank": info and info.rank,
         "num_bytes": info and info.num_bytes,
         "tier": str(info.tier) if info else None,
         "load_seconds": dict(info.load_seconds) if info else None,
+        "references": info and info.references,
+        "pinned": info.is_pinned if info else False,
     }

@@ -20,13 +20,18 @@ from loramux.errors import (
     ModelNotFoundError,
 )
 from loramux.lora.resolve.catalog import AdapterModule
+from loramux.lora.resolve.path_checks import PathChecks
+from loramux.server.access.caller import access_of
+from loramux.server.adapters.allowed_paths import PathNotAllowedError
 from loramux.server.http.body import read_json, validate
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.documented import documented
 from loramux.server.http.errors import ApiError, bad_request
-from loramux.server.state import Server
+from loramux.server.state import Server, ServerState
 
 router = APIRouter()
+
+_paths = PathChecks(threads=2)
 
 
 class LoadAdapterRequest(BaseModel):
@@ -60,9 +65,10 @@ async def load_lora_adapter(request: Request, server: Server) -> PlainTextRespon
         raise bad_request("'is_3d_lora_weight' is not supported; leave it out.")
     if not server.engine.args.enable_lora:
         raise _failed("this server was started without --enable-lora.")
-    load = server.catalog.register(AdapterModule(name, path), load_inplace=body.load_inplace)
+    if not access_of(request).may_use(name):
+        raise _invalid(f"This key may not load an adapter called '{name}'.", "lora_name")
     try:
-        await while_connected(request, load)
+        await while_connected(request, _load(server, name, path, body.load_inplace))
     except InvalidRequestError as error:
         raise _invalid(str(error), error.param) from error
     except AdapterRefusedError as error:
@@ -74,10 +80,26 @@ async def load_lora_adapter(request: Request, server: Server) -> PlainTextRespon
 async def unload_lora_adapter(request: Request, server: Server) -> PlainTextResponse:
     """Serve an adapter no more; requests that run with it finish."""
     body = await read_json(request, partial(validate, UnloadAdapterRequest))
-    name = body.lora_name
-    if not name:
+    if not body.lora_name:
         raise _invalid("'lora_name' needs to be provided to unload a LoRA adapter.")
+    return await _unload(request, server, body.lora_name)
+
+
+@router.delete("/v1/adapters/{name:path}")
+async def delete_adapter(request: Request, server: Server, name: str) -> PlainTextResponse:
+    """The same, for whoever prefers it."""
+    return await _unload(request, server, name)
+
+
+async def _load(server: ServerState, name: str, path: str, load_inplace: bool) -> None:
+    checked = await _paths.ask(server.allowed_paths.check, path)
+    await server.catalog.register(AdapterModule(name, checked), load_inplace=load_inplace)
+
+
+async def _unload(request: Request, server: ServerState, name: str) -> PlainTextResponse:
     try:
+        if not access_of(request).may_use(name):
+            raise server.catalog.not_loaded(name)
         server.catalog.unregister(name)
     except ModelNotFoundError as error:
         raise ApiError(404, "NotFoundError", str(error), "lora_name") from error
@@ -97,4 +119,6 @@ def _refusal(name: str, path: str, error: AdapterRefusedError) -> ApiError:
     if not isinstance(error, AdapterNotFoundError):
         return _failed(error)
     message = f"Loading lora {name} failed: No adapter found for {path}"
+    if isinstance(error, PathNotAllowedError):
+        message = f"{message}: {error}"
     return ApiError(404, "NotFoundError", message, "lora_path")

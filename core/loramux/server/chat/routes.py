@@ -54,6 +54,6 @@ async def _prepare(request: Request, server: ServerState, body: ChatRequest) -> 
     )
     check_length(len(token_ids), body.tokens_to_generate, server.engine.max_model_len)
     params = body.params(server.engine.default_sampling_params())
-    model = await choose_model(request, server, body.model)
+    model = await choose_model(request, server, body.model, body.cache_salt)
     request_id = f"chatcmpl-{request_id_of(request)}"
     return Generation(request_id, model, [Prompt(token_ids)], [params])

@@ -58,7 +58,7 @@ async def prepare(request: Request, server: ServerState, parsed: ParsedCompletio
     for prompt in prompts:
         check_length(len(prompt.token_ids), body.max_tokens, limit)
     params = [body.params_for(len(prompt.token_ids), limit, defaults) for prompt in prompts]
-    model = await choose_model(request, server, body.model)
+    model = await choose_model(request, server, body.model, body.cache_salt)
     return Generation(f"cmpl-{request_id_of(request)}", model, prompts, params)
 
 

@@ -29,7 +29,7 @@ class Generation:
         unique = f"{self.request_id}-{uuid.uuid4().hex[:8]}"
         sources = [
             engine.generate(
-                {"prompt_token_ids": prompt.token_ids},
+                {"prompt_token_ids": prompt.token_ids, "cache_salt": self.model.cache_salt},
                 params,
                 f"{unique}-{index}",
                 self.model.lora_request,

@@ -46,6 +46,7 @@ class SamplingFields(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
     model: str | None = None
+    cache_salt: str | None = Field(default=None, min_length=1)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     max_tokens: int | None = None

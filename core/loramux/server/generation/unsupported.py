@@ -22,7 +22,6 @@ _TEXT_FORMAT = {"type": "text"}
 UNSUPPORTED: NeutralValues = {
     "allowed_token_ids": (),
     "bad_words": ([],),
-    "cache_salt": (),
     "detokenize": (True,),
     "guided_choice": (),
     "guided_decoding_backend": (),

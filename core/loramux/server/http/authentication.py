@@ -1,61 +1,72 @@
-"""The API key check. Whatever is not named here as open needs a key."""
+"""The API key check. Whatever is not named as open needs a key."""
 
 from __future__ import annotations
-
-import hashlib
-import hmac
-from collections.abc import Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from loramux.server.access.caller import SCOPE_KEY, Caller
+from loramux.server.access.keyring import Keyring, fingerprint
+from loramux.server.access.quotas import Quotas
+from loramux.server.access.rules import OPEN_PATHS, needs_admin
 from loramux.server.http.errors import ApiError
 
-OPEN_PATHS = frozenset({"/health", "/version"})
+__all__ = ["AuthenticationMiddleware", "fingerprint"]
 
 
 class AuthenticationMiddleware:
-    """Lets through requests with ``Authorization: Bearer KEY``, for any of ``api_keys``.
+    """Lets through requests with ``Authorization: Bearer KEY`` as far as that key's rights go.
 
-    ``scope["loramux.caller"]`` tells resolvers who asks: a fingerprint of the key, never the key.
+    ``scope["loramux.access"]`` tells routes who asks and what they may do, and
+    ``scope["loramux.caller"]`` tells resolvers who asks: the key's name, never the key.
     """
 
-    def __init__(self, app: ASGIApp, api_keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, quotas: Quotas) -> None:
         self._app = app
-        self._callers = {key.encode(): fingerprint(key) for key in api_keys}
+        self._keyring = keyring
+        self._quotas = quotas
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._callers or scope["path"] in OPEN_PATHS:
+        is_request = scope["type"] in ("http", "websocket")
+        if not is_request or self._keyring.is_open or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        caller = self._caller(Headers(scope=scope).get("authorization", ""))
-        if caller is None:
-            await _refusal().response()(scope, receive, send)
+        try:
+            caller = self._admit(scope)
+        except ApiError as refusal:
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await refusal.response()(scope, receive, send)
             return
-        scope["loramux.caller"] = caller
+        scope[SCOPE_KEY], scope["loramux.caller"] = caller, caller.name
         await self._app(scope, receive, send)
 
-    def _caller(self, authorization: str) -> str | None:
-        scheme, _, given = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-        sent = given.strip().encode("latin-1")  # the bytes as they came
-        # Every key is compared, in constant time: how long it takes tells nothing about any.
-        matches = [
-            caller for key, caller in self._callers.items() if hmac.compare_digest(key, sent)
-        ]
-        return matches[0] if matches else None
+    def _admit(self, scope: Scope) -> Caller:
+        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        # The bytes as they came: a key may hold any.
+        is_bearer = scheme.lower() == "bearer"
+        caller = self._keyring.caller(given.strip().encode("latin-1")) if is_bearer else None
+        if caller is None:
+            raise _no_key()
+        self._quotas.count_request(caller)
+        if needs_admin(scope.get("method", "GET"), scope["path"]) and not caller.is_admin:
+            raise _no_admin()
+        return caller
 
 
-def fingerprint(api_key: str) -> str:
-    """Sixteen hexadecimal digits that stand for a key wherever one might be read."""
-    return hashlib.sha256(api_key.encode()).hexdigest()[:16]
-
-
-def _refusal() -> ApiError:
+def _no_key() -> ApiError:
     return ApiError(
         401,
         "AuthenticationError",
         "This server needs an API key; send it as 'Authorization: Bearer KEY'.",
         headers={"www-authenticate": "Bearer"},
+    )
+
+
+def _no_admin() -> ApiError:
+    return ApiError(
+        403,
+        "PermissionDeniedError",
+        "This needs a key of the role admin; ask the operator.",
     )

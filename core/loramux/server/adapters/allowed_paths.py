@@ -1,0 +1,123 @@
+"""Where adapters may lie that clients ask to load: nothing that nobody configured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from loramux import env
+from loramux.errors import AdapterNotFoundError, InvalidRequestError
+from loramux.lora.fetch.locate import CHECKPOINT_FILES
+from loramux.lora.hub.source import HubPath
+
+HUB_SCHEME = "hf://"
+
+ROOTS_VARIABLE = "LORAMUX_ALLOWED_ADAPTER_ROOTS"
+FILESYSTEM_VARIABLE = "LORAMUX_LORA_RESOLVER_CACHE_DIR"
+HUB_VARIABLE = "LORAMUX_LORA_RESOLVER_HF_REPO_LIST"
+
+
+class PathNotAllowedError(AdapterNotFoundError):
+    """A path leads to where nobody has said that adapters are."""
+
+
+@dataclass(frozen=True)
+class AllowedPaths:
+    """Directories of this machine and repositories of the Hugging Face Hub.
+
+    Args:
+        directories: real paths; what lies below them may be loaded.
+        repositories: which may be loaded from, down from the directory they name, at the revision
+            they name or at any.
+        is_whole_hub_allowed: whether every repository may.
+    """
+
+    directories: tuple[str, ...] = ()
+    repositories: tuple[HubPath, ...] = ()
+    is_whole_hub_allowed: bool = False
+
+    @classmethod
+    def of(cls, roots: Iterable[str]) -> AllowedPaths:
+        """From directories, ``hf://org/repo`` and ``hf://`` for the whole Hub.
+
+        Raises:
+            InvalidRequestError: one of them is neither.
+        """
+        allowed = cls()
+        for root in roots:
+            allowed = allowed._with(root)
+        return allowed
+
+    @classmethod
+    def configured(cls, roots: Iterable[str], module_paths: Iterable[str]) -> AllowedPaths:
+        """What the operator has named: roots, and where adapters come from without being asked.
+
+        Args:
+            roots: of the command line; those of ``LORAMUX_ALLOWED_ADAPTER_ROOTS`` are added.
+            module_paths: of the adapters that the server begins with.
+
+        Raises:
+            InvalidRequestError: a root is neither a directory nor a Hub repository.
+        """
+        repositories = [HUB_SCHEME + path for path in env.read_list(HUB_VARIABLE)]
+        for path in module_paths:
+            is_on_hub = HubPath.parse(path) is not None and not os.path.isdir(path)
+            repositories.append(HUB_SCHEME + path if is_on_hub else path)
+        directory = env.read_text(FILESYSTEM_VARIABLE)
+        own = [directory] if directory else []
+        return cls.of([*roots, *env.read_list(ROOTS_VARIABLE), *own, *repositories])
+
+    def check(self, path: str) -> str:
+        """The path to load from, symbolic links followed. Asks the file system.
+
+        What is not allowed is refused in the same words whether it exists or not.
+
+        Raises:
+            PathNotAllowedError: it is neither below one of the directories nor allowed on the Hub.
+        """
+        hub_path = HubPath.parse(path.removeprefix(HUB_SCHEME))
+        # A directory of the same relative path would be loaded in the repository's place.
+        if hub_path and not os.path.isdir(str(hub_path)) and self._allows_on_hub(hub_path):
+            return str(hub_path)
+        real = _real(path)
+        files = [_real(os.path.join(real, name)) for name in CHECKPOINT_FILES]
+        if "://" in path or not all(self._holds(part) for part in (real, *files)):
+            raise PathNotAllowedError(
+                "it is outside of the places this server loads from, which its operator names with "
+                f"--allowed-local-adapter-path or {ROOTS_VARIABLE}."
+            )
+        return real
+
+    def _with(self, root: str) -> AllowedPaths:
+        if root == HUB_SCHEME:
+            return replace(self, is_whole_hub_allowed=True)
+        if "://" not in root:
+            return replace(self, directories=(*self.directories, _real(root)))
+        repository = HubPath.parse(root.removeprefix(HUB_SCHEME))
+        if repository is None:
+            raise InvalidRequestError(
+                f"Adapters cannot be loaded from {root!r} by path; name a directory, "
+                "hf://org/repo or hf://, and use a resolver for other addresses.",
+                "allowed_local_adapter_path",
+            )
+        return replace(self, repositories=(*self.repositories, repository))
+
+    def _holds(self, real: str) -> bool:
+        return any(os.path.commonpath((root, real)) == root for root in self.directories)
+
+    def _allows_on_hub(self, path: HubPath) -> bool:
+        return self.is_whole_hub_allowed or any(
+            path.repo_id == allowed.repo_id
+            and f"{path.subpath}/".startswith(f"{allowed.subpath}/" if allowed.subpath else "")
+            and allowed.revision in (None, path.revision)
+            for allowed in self.repositories
+        )
+
+
+def _real(path: str) -> str:
+    """Without links; a path that no system would take becomes one that holds no adapter."""
+    try:
+        return os.path.realpath(os.path.expanduser(path))
+    except ValueError:
+        return os.devnull
