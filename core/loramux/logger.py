@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import logging
 
+from loramux.observability.log_lines import formatter_for
+
 
 def get_logger(name: str) -> logging.Logger:
     """Logger of a module; all of them live below ``loramux``."""
     return logging.getLogger(name)
 
 
-def configure_logging(level: str = "INFO") -> None:
-    """Send loramux's log to stderr; used by the command line, never by the library itself."""
-    root = logging.getLogger("loramux")
-    root.setLevel(level.upper())
+def configure_logging(level: str = "INFO", log_format: str = "text") -> None:
+    """Send the process's log to stderr; used by the command line, never by the library itself.
+
+    Args:
+        level: of loramux's own loggers; others, such as uvicorn's, have theirs.
+        log_format: one of ``LOG_FORMATS``.
+    """
+    logging.getLogger("loramux").setLevel(level.upper())
+    root = logging.getLogger()
     if not root.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        root.addHandler(handler)
+        root.addHandler(logging.StreamHandler())
+    for handler in root.handlers:
+        handler.setFormatter(formatter_for(log_format))
+    logging.captureWarnings(log_format == "json")

@@ -9,6 +9,11 @@ from typing import Any
 
 from loramux.cli import COMMANDS
 from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
+from loramux.cli.serve_watching import (
+    add_watching_arguments,
+    log_format_of,
+    watching_options,
+)
 from loramux.cli.serve_locks import (
     API_KEY_VARIABLE,
     access_options,
@@ -36,6 +41,7 @@ def add_parser(subparsers: Any) -> None:
     add_access_arguments(parser.add_argument_group("who may do what"))
     add_connection_arguments(parser.add_argument_group("connections"))
     _add_adapter_arguments(parser.add_argument_group("adapters to begin with"))
+    add_watching_arguments(parser.add_argument_group("logs, metrics and traces"))
     add_engine_arguments(parser)
 
 
@@ -52,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     except InvalidRequestError as error:
         print(f"loramux serve: {error}", file=sys.stderr)
         return 2
-    configure_logging()
+    configure_logging(log_format=log_format_of(arguments))
     from loramux.server.http.connections import ConnectionOptions
     from loramux.server.launch import serve
     from loramux.server.serve_options import ServeOptions
@@ -68,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_queued_requests=arguments.max_queued_requests,
         shutdown_seconds=arguments.shutdown_seconds,
         uvicorn_log_level=arguments.uvicorn_log_level,
+        **watching_options(arguments),
     )
     serve(args, options)
     return 0

@@ -45,6 +45,11 @@ class Distribution:
         self._counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def add(self, other: Distribution) -> None:
+        """Count what another one of the same bounds has counted."""
+        self._counts = [mine + more for mine, more in zip(self._counts, other._counts, strict=True)]
+        self.total += other.total
+
     @property
     def count(self) -> int:
         """How many values there were."""

@@ -25,6 +25,8 @@ from loramux.server.http.errors import (
 )
 from loramux.server.http.header_limit import HeaderLimitMiddleware
 from loramux.server.http.request_id import RequestIdMiddleware
+from loramux.server.metrics import routes as metrics
+from loramux.server.metrics.middleware import ObservationMiddleware
 from loramux.server.state import ServerState
 
 ROUTERS = [
@@ -35,6 +37,7 @@ ROUTERS = [
     plain_generate.router,
     tokenization.router,
     adapters.router,
+    metrics.router,
 ]
 
 
@@ -60,4 +63,5 @@ def build_app(server: ServerState) -> FastAPI:
     app.add_middleware(AuthenticationMiddleware, keyring=server.keyring, quotas=server.quotas)
     app.add_middleware(HeaderLimitMiddleware, max_bytes=connections.max_header_bytes)
     app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(ObservationMiddleware, server=server)
     return app

@@ -16,6 +16,7 @@ from loramux.errors import LoramuxError
 from loramux.lora.resolve.catalog import AdapterCatalog
 from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import LoRAResolverRegistry, NamedResolver
+from loramux.observability.tracing import tracer_for
 from loramux.plugins import collect_lora_resolvers, load_plugins
 from loramux.server import interpreter
 from loramux.server.access.keyring import Keyring
@@ -41,6 +42,7 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
     listener = listen(options.host, options.port)
     plugin_resolvers = find_resolvers()
     chat_template = options.read_chat_template()
+    tracer = tracer_for(options.otlp_traces_endpoint)
     locks = _locks(options)
     allow_updates = env.read_bool(RUNTIME_UPDATES_VARIABLE)
     warn_of_unused_resolvers(plugin_resolvers, args.enable_lora)
@@ -60,6 +62,8 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
         allow_runtime_updates=allow_updates,
         max_body_bytes=options.max_body_bytes,
         max_queued_requests=options.max_queued_requests,
+        access_log=options.access_log,
+        tracer=tracer,
     )
     scheme = options.connections.scheme
     server = _Server(state, options, ready_line(listener, args, plugin_resolvers, scheme))
@@ -172,6 +176,7 @@ class _Server(uvicorn.Server):
         config = uvicorn.Config(
             build_app(state),
             log_level=options.uvicorn_log_level,
+            log_config=None,  # what it logs looks like all the rest
             timeout_graceful_shutdown=options.shutdown_seconds,
             lifespan="off",
             **options.connections.uvicorn_settings(),

@@ -26,6 +26,9 @@ class ServeOptions:
         chat_template: a Jinja file used instead of the model's own template.
         max_queued_requests: sequences of all requests that may wait or run at one time.
         shutdown_seconds: how long running requests may go on once the server is asked to end.
+        access_log: whether each request gets a line in the log.
+        metrics_without_key: whether anybody may read ``/metrics``.
+        otlp_traces_endpoint: where to send traces, instead of where OpenTelemetry's variables say.
 
     Raises:
         InvalidRequestError: a key is empty, or no request could ever be taken.
@@ -44,6 +47,9 @@ class ServeOptions:
     max_queued_requests: int = 4096
     shutdown_seconds: int = 30
     uvicorn_log_level: str = "warning"
+    access_log: bool = True
+    metrics_without_key: bool = False
+    otlp_traces_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         if not all(key.strip() for key in self.api_keys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import Annotated, cast
@@ -9,12 +10,14 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from loramux.lora.resolve.catalog import AdapterCatalog
+from loramux.observability.tracing import RequestTracer
 from loramux.server.access.keyring import Keyring
 from loramux.server.access.quotas import Quotas
 from loramux.server.adapters.allowed_paths import AllowedPaths
 from loramux.server.engine_protocol import Engine
 from loramux.server.generation.admission import SequenceQueue
 from loramux.server.generation.prompts import TokenizerThreads
+from loramux.server.metrics.server_metrics import ServerMetrics
 from loramux.server.http.connections import ConnectionOptions
 
 
@@ -35,6 +38,8 @@ class ServerState:
         allow_runtime_updates: whether clients may load and unload adapters.
         max_body_bytes: longest request body that is read.
         max_queued_requests: sequences of all requests that may wait or run at one time.
+        access_log: whether each request gets a line in the log.
+        tracer: is told of each request that is over; None where nobody wants traces.
     """
 
     engine: Engine
@@ -48,20 +53,26 @@ class ServerState:
     allow_runtime_updates: bool = False
     max_body_bytes: int = 8 * 1024 * 1024
     max_queued_requests: int = 4096
+    access_log: bool = True
+    tracer: RequestTracer | None = None
     started: int = field(default_factory=lambda: int(time.time()))
     tokenizer: TokenizerThreads = field(init=False)
     queue: SequenceQueue = field(init=False)
+    metrics: ServerMetrics = field(init=False)
     quotas: Quotas = field(init=False, default_factory=Quotas)
 
     def __post_init__(self) -> None:
         threads = TokenizerThreads(self.engine.tokenizer, self.engine.max_model_len)
         object.__setattr__(self, "tokenizer", threads)
         object.__setattr__(self, "queue", SequenceQueue(self.max_queued_requests))
+        object.__setattr__(self, "metrics", ServerMetrics(self.base_names))
 
     async def close(self) -> None:
-        """End the engine and the tokenizer's threads."""
+        """End the engine and the tokenizer's threads, and send the last traces."""
         self.tokenizer.close()
         await self.engine.shutdown()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
 
 def state_of(request: Request) -> ServerState:

@@ -18,6 +18,7 @@ from loramux.lora.resolve.failure_log import ResolverFailures
 from loramux.lora.resolve.path_checks import PathChecks
 from loramux.lora.resolve.search import AdapterSearch, Load, ResolverChain
 from loramux.lora.resolve.single_flight import SingleFlight
+from loramux.observability.distribution import Distribution
 
 DEFAULT_CAPACITY = 4096
 """Names found by resolvers that are remembered; an entry is small, its weights live elsewhere."""
@@ -109,6 +110,16 @@ class AdapterCatalog:
     def found(self, caller: str | None = None) -> list[CatalogEntry]:
         """What resolvers found for this caller, the least recently used first."""
         return [entry for (_, owner), entry in self._found.items() if owner == caller]
+
+    @property
+    def resolve_seconds(self) -> Distribution:
+        """What asking the resolvers took, whatever they answered."""
+        return self._search.resolve_seconds
+
+    @property
+    def num_joins(self) -> int:
+        """Requests that joined a search which was under way for another."""
+        return self._searches.num_joins
 
     def resolver_failures(self) -> Sequence[ResolverFailures]:
         """How each resolver has been doing; nothing where none is asked."""

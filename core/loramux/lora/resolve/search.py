@@ -17,6 +17,7 @@ from loramux.lora.resolve.failure_log import ResolverFailures
 from loramux.lora.resolve.path_checks import PathChecks
 from loramux.lora.resolve.refusal_log import RefusalLog
 from loramux.lora.resolver import ResolveContext
+from loramux.observability.distribution import STAGE_SECONDS, Distribution
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,8 @@ class AdapterSearch:
         self._resolvers = resolvers
         self._paths = paths
         self._timeout = timeout
+        self.resolve_seconds = Distribution(STAGE_SECONDS)
+        """What asking the resolvers took, whatever they answered."""
         self._refusals = RefusalLog()
 
     async def load(self, request: LoRARequest) -> CatalogEntry:
@@ -148,7 +151,11 @@ class AdapterSearch:
     async def _ask(self, name: str, caller: str | None) -> Resolution:
         assert self._resolvers is not None
         context = ResolveContext(caller)
-        return await self._resolvers.resolve(self._base_model_name, name, context=context)
+        started = time.monotonic()
+        try:
+            return await self._resolvers.resolve(self._base_model_name, name, context=context)
+        finally:
+            self.resolve_seconds.observe(time.monotonic() - started)
 
     async def _loaded(self, name: str, answer: Resolution, started: float) -> CatalogEntry:
         request = answer.lora_request

@@ -26,6 +26,8 @@ class SingleFlight(Generic[Value]):
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight[Value]] = {}
+        self.num_joins = 0
+        """Callers who found the work they want under way."""
 
     def __len__(self) -> int:
         """Number of pieces of work under way."""
@@ -38,7 +40,9 @@ class SingleFlight(Generic[Value]):
             Exception: whatever ``work`` raises, the same object for each who waits.
         """
         key = (asyncio.get_running_loop(), key)
-        flight = self._flights.get(key) or self._start(key, work)
+        flight = self._flights.get(key)
+        self.num_joins += flight is not None
+        flight = flight or self._start(key, work)
         flight.waiters += 1
         try:
             return await asyncio.shield(flight.task)

@@ -16,6 +16,8 @@ from loramux.server.generation.run import Generation
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.errors import as_api_error, unexpected_error
 from loramux.server.http.events import DONE, EventStreamResponse, event
+from loramux.server.metrics.generation_watch import GenerationWatch
+from loramux.server.metrics.record import RequestRecord, record_of
 from loramux.server.state import ServerState
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,10 @@ async def answer_whole(
         LoramuxError: the request cannot be served.
         ClientDisconnect: nobody waits for the answer any more.
     """
+    watch = server.metrics.begin(record_of(request), generation, is_streamed=False)
     outputs = await while_connected(request, generation.collect(server.engine))
+    for index, output in enumerate(outputs):
+        watch.saw(PromptOutput(index, output))
     headers = generation.model.headers_for(outputs[0].adapter_digest)
     return JSONResponse(answer.whole(outputs), headers=headers)
 
@@ -64,25 +69,34 @@ async def answer_streaming(
         LoramuxError: the request cannot be served.
         ClientDisconnect: nobody waits for the answer any more.
     """
+    record = record_of(request)
+    watch = server.metrics.begin(record, generation, is_streamed=True)
     start = StartedStream.start(generation.outputs(server.engine))
     stream = await while_connected(request, start)
     headers = generation.model.headers_for(stream.first.output.adapter_digest)
-    events = _events(stream, answer, generation.request_id)
+    events = _events(stream, answer, generation.request_id, record, watch)
     return EventStreamResponse(events, stream.aclose, headers)
 
 
 async def _events(
-    stream: StartedStream, answer: StreamedAnswer, request_id: str
+    stream: StartedStream,
+    answer: StreamedAnswer,
+    request_id: str,
+    record: RequestRecord,
+    watch: GenerationWatch,
 ) -> AsyncGenerator[bytes, None]:
     try:
         async for item in stream:
+            watch.saw(item)
             for chunk in answer.chunks(item):
                 yield event(chunk)
         for chunk in answer.last_chunks():
             yield event(chunk)
     except LoramuxError as error:
+        record.refuse(error)
         yield event(as_api_error(error).body())
-    except Exception:
+    except Exception as error:
+        record.refuse(error)
         log.exception("request %s failed while it was streamed", request_id)
         yield event(unexpected_error(request_id).body())
     yield DONE

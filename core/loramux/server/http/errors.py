@@ -20,6 +20,7 @@ from loramux.errors import (
     LoramuxError,
     ModelNotFoundError,
 )
+from loramux.server.metrics.record import record_of
 
 RETRY_AFTER_SECONDS = "1"
 """What a client is asked to wait when trying again may help."""
@@ -96,6 +97,7 @@ async def answer_api_error(request: Request, error: Exception) -> JSONResponse:
 async def answer_loramux_error(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's handler for :class:`LoramuxError`."""
     assert isinstance(error, LoramuxError)
+    record_of(request).refuse(error)
     return as_api_error(error).response()
 
 

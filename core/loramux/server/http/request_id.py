@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from loramux.observability.log_lines import REQUEST_ID
 from loramux.server.http.errors import unexpected_error
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send)
             return
         request_id = scope["loramux.request_id"] = _choose_id(Headers(scope=scope).get(HEADER))
+        REQUEST_ID.set(request_id)  # of this task and of all that it starts
         has_started = False
 
         async def send_with_id(message: Message) -> None:

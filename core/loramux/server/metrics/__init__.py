@@ -1,0 +1,1 @@
+"""What operators see of requests: figures, an access line each, and traces."""

@@ -1,0 +1,59 @@
+"""One line for each request: what was asked for, what it cost, how it ended."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from loramux.observability.log_lines import FIELDS
+from loramux.server.metrics.record import CLIENT_GONE, RequestRecord
+
+log = logging.getLogger("loramux.access")
+
+QUIET_ROUTES = frozenset({"/health", "/metrics"})
+"""Asked every few seconds by machines; shown at level debug."""
+
+
+def log_access(record: RequestRecord, route: str, caller: str | None) -> None:
+    """Write the line; it holds nothing that a client made up, but for names that are served."""
+    level = logging.DEBUG if route in QUIET_ROUTES else logging.INFO
+    if log.isEnabledFor(level):
+        fields = _fields(record, route, caller)
+        log.log(level, "%s", _sentence(record, fields), extra={FIELDS: fields})
+
+
+def _fields(record: RequestRecord, route: str, caller: str | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "method": record.method,
+        "route": route,
+        "status": record.status,
+        "seconds": round(record.seconds, 4),
+        "caller": caller,
+        "refusal": record.refusal,
+    }
+    if (generation := record.generation) is not None:
+        fields |= {
+            "model": generation.model,
+            "adapter": generation.digest,
+            "prompt_tokens": generation.prompt_tokens,
+            "completion_tokens": generation.completion_tokens,
+            "finish_reason": generation.finish_reason,
+        }
+        if generation.first_token:
+            fields["first_token_seconds"] = round(generation.first_token - record.began, 4)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _sentence(record: RequestRecord, fields: dict[str, Any]) -> str:
+    status = "client gone" if record.status == CLIENT_GONE else str(record.status)
+    words = [f"{record.method} {fields['route']} {status} in {record.seconds:.3f} s"]
+    if record.generation is not None:
+        digest = fields.get("adapter")
+        adapter = f" (adapter {digest[:12]})" if digest else ""
+        words.append(
+            f"model {fields['model']!r}{adapter}, {fields['prompt_tokens']} tokens in, "
+            f"{fields['completion_tokens']} out"
+        )
+    if record.refusal is not None:
+        words.append(f"refused: {record.refusal}")
+    return ", ".join(words)

@@ -1,0 +1,108 @@
+"""Every metric the server shows, made from plain counters when it is scraped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from loramux import __version__
+from loramux.engine.stats import EngineStats
+from loramux.lora.adapter import Tier
+from loramux.server.engine_protocol import AdapterInfo
+from loramux.server.metrics.adapter_families import adapter_families
+from loramux.server.metrics.families import counter, counters, gauge, gauges, histograms
+from loramux.server.metrics.model_series import ModelSeries
+from loramux.server.state import ServerState
+
+_SECONDS = {
+    "time_to_first_token": "From a streamed request's arrival to its first token.",
+    "inter_token_latency": "Between two tokens of a stream.",
+    "e2e_request_latency": "From a request's arrival to its end.",
+    "request_queue_time": "From a request's being ready for the engine to its first step.",
+}
+
+
+class ServerCollector(Collector):
+    """Reads the server's and the engine's counters; may run on any thread."""
+
+    def __init__(self, server: ServerState) -> None:
+        self._server = server
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, each whole."""
+        server = self._server
+        stats, infos = server.engine.stats(), server.engine.adapter_infos()
+        yield gauges("build_info", "The version that runs.", ["version"], [((__version__,), 1)])
+        yield from _engine_families(stats)
+        yield from _model_families(server.metrics.models.shown(_loaded(infos)))
+        yield from _answer_families(server)
+        yield from adapter_families(server, stats, infos)
+
+
+def _loaded(infos: Sequence[AdapterInfo]) -> set[str]:
+    return {info.name for info in infos if info.tier != Tier.DISK}
+
+
+def _engine_families(stats: EngineStats) -> Iterator[Metric]:
+    yield gauge("num_requests_running", "Sequences in the batch.", stats.num_running)
+    yield gauge(
+        "num_requests_waiting",
+        "Sequences that wait for a place in the batch, for memory or for their adapter.",
+        stats.num_waiting,
+    )
+    yield gauge(
+        "kv_cache_usage_perc", "Share of the KV cache in use, from 0 to 1.", stats.kv_cache_usage
+    )
+    yield counter(
+        "prefix_cache_queries", "Prompt tokens looked for in the prefix cache.",
+        stats.prefix_cache_queries,
+    )  # fmt: skip
+    yield counter(
+        "prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_cache_hits
+    )
+    yield counter(
+        "num_preemptions", "Sequences that gave their memory to others.", stats.num_preemptions
+    )
+
+
+def _model_families(models: Sequence[tuple[str, ModelSeries]]) -> Iterator[Metric]:
+    label = ["model_name"]
+    yield counters(
+        "prompt_tokens", "Prompt tokens of requests that were served.", label,
+        [((name,), series.prompt_tokens) for name, series in models],
+    )  # fmt: skip
+    yield counters(
+        "generation_tokens", "Tokens generated.", label,
+        [((name,), series.generation_tokens) for name, series in models],
+    )  # fmt: skip
+    yield counters(
+        "request_success", "Completions that ended, by how.", [*label, "finished_reason"],
+        [
+            ((name, reason), count)
+            for name, series in models
+            for reason, count in series.finished.copy().items()
+        ],
+    )  # fmt: skip
+    for name, text in _SECONDS.items():
+        series_of = [(model, series.seconds[name]) for model, series in models]
+        yield histograms(f"{name}_seconds", text, label[0], series_of)
+
+
+def _answer_families(server: ServerState) -> Iterator[Metric]:
+    metrics = server.metrics
+    yield counters(
+        "http_requests",
+        "Answers by route and status; 499 where the client had gone before there was one.",
+        ["method", "handler", "status"],
+        [((m, route, str(s)), n) for (m, route, s), n in metrics.answers.copy().items()],
+    )
+    yield counters(
+        "request_refusals", "Requests that were not served, by reason.", ["reason"],
+        [((reason,), count) for reason, count in metrics.refusals.copy().items()],
+    )  # fmt: skip
+    yield gauge(
+        "sequences_in_flight", "Sequences of requests that have not been answered.",
+        server.queue.in_flight,
+    )  # fmt: skip

@@ -1,0 +1,54 @@
+"""What the server has counted of its requests since it started."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from loramux.server.metrics.generation_watch import GenerationWatch
+from loramux.server.metrics.model_series import ModelTable
+from loramux.server.metrics.record import RequestRecord
+
+if TYPE_CHECKING:
+    from loramux.server.generation.run import Generation
+
+
+class ServerMetrics:
+    """Plain numbers, counted on the event loop and read by a scrape on another thread."""
+
+    def __init__(self, base_names: Collection[str]) -> None:
+        self.models = ModelTable(base_names)
+        self.answers: Counter[tuple[str, str, int]] = Counter()
+        """By method, route and status."""
+        self.refusals: Counter[str] = Counter()
+        self._generating: dict[RequestRecord, str] = {}
+
+    def begin(
+        self, record: RequestRecord, generation: Generation, *, is_streamed: bool
+    ) -> GenerationWatch:
+        """Follow what a request has the engine do."""
+        model = generation.model.name
+        watch = GenerationWatch(
+            self.models.of(model),
+            model,
+            record.began,
+            sum(params.n for params in generation.params),
+            is_streamed=is_streamed,
+        )
+        record.generation = watch
+        if generation.model.lora_request is not None:
+            self._generating[record] = model
+        return watch
+
+    def end(self, record: RequestRecord, route: str) -> None:
+        """Count a request that is over."""
+        record.end()
+        self._generating.pop(record, None)
+        self.answers[record.method, route, record.status] += 1
+        if record.refusal is not None:
+            self.refusals[record.refusal] += 1
+
+    def adapters_in_use(self) -> set[str]:
+        """Names of the adapters that requests wait for or run with."""
+        return set(self._generating.copy().values())
