@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loramux.lora.resolver import LoRAResolver, LoRAResolverRegistry, hookimpl
     from loramux.outputs import CompletionOutput, RequestOutput
     from loramux.sampling_params import SamplingParams
+    from loramux.structured_outputs import StructuredOutputsParams
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ _HOMES = {
     "AsyncLLMEngine": "loramux.engine.async_llm_engine",
     "EngineArgs": "loramux.engine.args",
     "SamplingParams": "loramux.sampling_params",
+    "StructuredOutputsParams": "loramux.structured_outputs",
     "RequestOutput": "loramux.outputs",
     "CompletionOutput": "loramux.outputs",
     "LoRARequest": "loramux.lora.request",
@@ -46,6 +48,7 @@ __all__ = [
     "LoRAResolverRegistry",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputsParams",
     "__version__",
     "hookimpl",
 ]

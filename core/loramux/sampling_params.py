@@ -6,9 +6,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from loramux import field_checks as check
 from loramux.errors import InvalidRequestError
+from loramux.structured_outputs import StructuredOutputsParams
+
+__all__ = ["RequestOutputKind", "SamplingParams", "StructuredOutputsParams"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ class SamplingParams:
         skip_special_tokens: leave special tokens out of the text.
         include_stop_str_in_output: leave the text of the stop string or stop token in.
         output_kind: what each output of a stream carries.
+        structured_outputs: a form that the text must have; a mapping of its fields will do.
 
     Raises:
         InvalidRequestError: a ``ValueError`` naming the field (``param``) that is out of range.
@@ -84,6 +89,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     output_kind: RequestOutputKind = field(default=RequestOutputKind.CUMULATIVE)
+    structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self._check_distribution()
@@ -93,6 +99,7 @@ class SamplingParams:
         self.stop = check.stop_strings(self.stop)
         self.stop_token_ids = check.token_ids("stop_token_ids", self.stop_token_ids)
         self.logit_bias = check.logit_bias(self.logit_bias)
+        self.structured_outputs = StructuredOutputsParams.of(self.structured_outputs)
         if self.temperature == 0.0:
             self._become_greedy()
         elif self.temperature < MIN_POSITIVE_TEMPERATURE:
@@ -107,6 +114,11 @@ class SamplingParams:
     def stop_strings(self) -> list[str]:
         """``stop`` as the list it is kept as."""
         return self.stop if isinstance(self.stop, list) else []
+
+    @property
+    def form(self) -> StructuredOutputsParams | None:
+        """``structured_outputs`` as the object it is kept as."""
+        return StructuredOutputsParams.of(self.structured_outputs)
 
     @property
     def is_greedy(self) -> bool:

@@ -15,6 +15,7 @@ from loramux.engine.front.prompts import Prompt
 from loramux.engine.llm_engine import LLMEngine, PreparedRequest, unstarted_output
 from loramux.engine.mailbox import Mailbox, deliver
 from loramux.engine.stats import EngineStats
+from loramux.engine.structured.matcher import Grammar
 from loramux.errors import AdapterUnavailableError, EngineDeadError, InvalidRequestError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo
@@ -82,8 +83,9 @@ class AsyncLLMEngine:
         mailbox = self._open_mailbox(request_id)
         finished = False
         try:
+            grammar = await self._compile(sampling_params)
             prepared = await asyncio.to_thread(
-                self._engine.prepare, request_id, prompt, sampling_params, lora_request
+                self._engine.prepare, request_id, prompt, sampling_params, lora_request, grammar
             )
             adapter = None if lora_request is None else await self._load(lora_request)
             self._command(lambda: self._submit(prepared, adapter, mailbox))
@@ -158,6 +160,10 @@ class AsyncLLMEngine:
         if self._thread.is_alive():
             log.error("the engine's thread did not end within %d s", SHUTDOWN_SECONDS)
         await asyncio.to_thread(self._engine.shutdown)
+
+    async def _compile(self, params: SamplingParams) -> Grammar | None:
+        form = params.form if isinstance(params, SamplingParams) else None
+        return None if form is None else await self._engine.grammars.compile_later(form)
 
     async def _load(self, lora_request: LoRARequest) -> Adapter:
         assert self._materializer is not None, "prepare() has checked that LoRA is on"

@@ -16,6 +16,7 @@ from loramux.engine.running.model_runner import ModelRunner
 from loramux.engine.scheduling.kv_cache import KVCacheManager
 from loramux.engine.scheduling.scheduler import Chunk, Scheduler
 from loramux.engine.scheduling.sequence import Sequence
+from loramux.engine.structured.settling import settle_grammars
 from loramux.errors import AdapterRefusedError, EngineDeadError, LoramuxError
 from loramux.logger import get_logger
 from loramux.lora.device.admission import AdapterAdmission
@@ -81,6 +82,7 @@ class EngineCore:
             EngineDeadError: the device is broken; no further step can succeed.
         """
         outputs = self._collect() if self._must_see_tokens() else []
+        outputs += [self._fail(s, error) for s, error in settle_grammars(self.scheduler.running)]
         chunks = self.scheduler.schedule()
         outputs += [self._fail(s, error) for s, error in self.scheduler.take_unplaceable()]
         launched = self._launch(chunks, outputs) if chunks else None
@@ -176,6 +178,8 @@ class EngineCore:
         output.finish_reason, output.stop_reason = _ending(sequence)
         if output.finish_reason is not None:
             self._remove(sequence)
+        elif sequence.grammar is not None:
+            sequence.grammar.advance(result.token_id)
 
     def _take_prompt_logprobs(self, result: ChunkResult, output: CoreOutput) -> None:
         if result.prompt_logprobs is not None:
@@ -196,17 +200,21 @@ def _ending(sequence: Sequence) -> tuple[str | None, int | None]:
     """``(finish_reason, stop_reason)`` after the latest token, ``(None, None)`` to go on."""
     token_id = sequence.output_token_ids[-1]
     num_output = len(sequence.output_token_ids)
-    if num_output >= sequence.params.min_tokens:
-        if token_id in sequence.eos_token_ids and not sequence.params.ignore_eos:
+    grammar = sequence.grammar
+    is_complete = grammar is not None and token_id in grammar.ending_token_ids
+    if is_complete or num_output >= sequence.params.min_tokens:
+        if token_id in sequence.eos_token_ids and (is_complete or not sequence.params.ignore_eos):
             return "stop", None
-        if token_id in sequence.stop_token_ids:
+        if is_complete or token_id in sequence.stop_token_ids:
             return "stop", token_id
     if num_output >= sequence.max_tokens:
         return "length", None
     return None, None
 
 
-def _invalid_logits(sequence: Sequence) -> LoramuxError:
+def _invalid_logits(sequence: Sequence) -> Exception:
+    if sequence.grammar is not None and (error := sequence.grammar.error()) is not None:
+        return error
     if sequence.adapter is None:
         return LoramuxError("The base model produced no valid probabilities for this request.")
     return AdapterRefusedError(

@@ -12,6 +12,7 @@ from loramux.engine.assembly import EngineParts, assemble
 from loramux.engine.front.output_processor import FrontRequest, OutputProcessor
 from loramux.engine.front.prompts import Prompt, TokenizedPrompt
 from loramux.engine.stats import EngineStats, read_stats
+from loramux.engine.structured.matcher import Grammar
 from loramux.errors import InvalidRequestError
 from loramux.lora.adapter import Adapter
 from loramux.lora.request import LoRARequest
@@ -30,6 +31,7 @@ class PreparedRequest:
     prompt: TokenizedPrompt
     params: SamplingParams
     lora_request: LoRARequest | None
+    grammar: Grammar | None = None
 
 
 class LLMEngine:
@@ -44,6 +46,7 @@ class LLMEngine:
         self.tokenizer = parts.tokenizer
         self.max_model_len = parts.max_model_len
         self.requests = parts.requests
+        self.grammars = parts.requests.grammars
         self.materializer = parts.materializer
         self.core = parts.core
         self._lora = parts.lora
@@ -119,15 +122,22 @@ class LLMEngine:
         prompt: Prompt,
         params: SamplingParams,
         lora_request: LoRARequest | None,
+        grammar: Grammar | None = None,
     ) -> PreparedRequest:
         """Check and tokenize a request, on any thread: nothing of the engine's state is read.
+
+        Args:
+            grammar: of the request's structured output, where it has been compiled already.
 
         Raises:
             InvalidRequestError: it can never succeed as written.
         """
         self._check_lora(lora_request)
         self.requests.check(params)
-        return PreparedRequest(request_id, self.requests.tokenize(prompt), params, lora_request)
+        tokenized = self.requests.tokenize(prompt)
+        if grammar is None and params.form is not None:
+            grammar = self.grammars.compile(params.form)
+        return PreparedRequest(request_id, tokenized, params, lora_request, grammar)
 
     def submit(self, request: PreparedRequest, adapter: Adapter | None) -> None:
         """Hand a prepared request, its adapter known, to the core.
@@ -137,7 +147,9 @@ class LLMEngine:
         """
         self._check_id(request.request_id)
         ids = [f"{request.request_id}/{index}" for index in range(request.params.n)]
-        sequences = self.requests.sequences(ids, request.prompt, request.params, adapter)
+        sequences = self.requests.sequences(
+            ids, request.prompt, request.params, adapter, request.grammar
+        )
         self._outputs.add_request(
             FrontRequest(
                 request_id=request.request_id,
@@ -163,7 +175,8 @@ class LLMEngine:
         return self.requests.default_sampling_params()
 
     def shutdown(self) -> None:
-        """End the threads that load adapters."""
+        """End the threads that load adapters and compile grammars."""
+        self.grammars.close()
         if self.materializer is not None:
             self.materializer.shutdown()
         if self._lora is not None:

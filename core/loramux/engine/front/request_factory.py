@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from transformers import GenerationConfig
 
 from loramux.engine.front.prompts import Prompt, PromptProcessor, TokenizedPrompt
 from loramux.engine.scheduling.sequence import Sequence
+from loramux.engine.structured.compiler import GrammarCompiler
+from loramux.engine.structured.matcher import Grammar
 from loramux.errors import InvalidRequestError
 from loramux.lora.adapter import Adapter
 from loramux.sampling_params import SamplingParams
@@ -24,6 +27,13 @@ class RequestFactory:
     prompts: PromptProcessor
     generation_config: GenerationConfig
     use_generation_config: bool
+
+    @cached_property
+    def grammars(self) -> GrammarCompiler:
+        """Where requests for structured outputs get their grammar."""
+        primary, others = self._eos_token_ids()
+        prompts = self.prompts
+        return GrammarCompiler(prompts.tokenizer, prompts.vocab_size, primary | others)
 
     def default_sampling_params(self) -> dict[str, Any]:
         """What the model's makers recommend, as keyword arguments of ``SamplingParams``."""
@@ -66,6 +76,7 @@ class RequestFactory:
         prompt: TokenizedPrompt,
         params: SamplingParams,
         adapter: Adapter | None,
+        grammar: Grammar | None = None,
     ) -> list[Sequence]:
         """One sequence for each id: the completions of one request."""
         room = self.prompts.max_model_len - len(prompt.token_ids)
@@ -85,6 +96,7 @@ class RequestFactory:
                 adapter=adapter,
                 cache_salt=prompt.cache_salt,
                 index=index,
+                grammar=None if grammar is None else grammar.begin(),
             )
             for index, sequence_id in enumerate(ids)
         ]

@@ -105,6 +105,7 @@ class ModelRunner:
                     None if seed is None else seeded_generator(seed, self.device, sequence.index)
                 ),
                 eos_token_ids=sequence.eos_token_ids | sequence.stop_token_ids,
+                grammar=sequence.grammar,
             )
         return sequence.sampling
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from loramux.engine.sampling.edits import LogitEdits, Penalties, logit_bias, unripe_endings
 from loramux.engine.sampling.logprobs import LogprobRequest
+from loramux.engine.sampling.masks import GrammarMasks
 from loramux.engine.sampling.row import SamplingRow
 from loramux.engine.sampling.transfer import to_device
 from loramux.engine.sampling.truncation import Truncation, min_p_logs, truncations
@@ -64,8 +65,8 @@ class RandomRows:
 class SamplingBatch:
     """What the sampler has to do at one step. Make one with ``build``.
 
-    ``random``, ``bias`` and ``logprobs`` depend on the rows alone; ``endings`` and ``penalties``
-    change with every token. Each is None where no row needs it.
+    ``random``, ``bias`` and ``logprobs`` depend on the rows alone; ``endings``, ``penalties`` and
+    ``masks`` change with every token. Each is None where no row needs it.
     """
 
     rows: list[SamplingRow]
@@ -76,6 +77,7 @@ class SamplingBatch:
     logprobs: LogprobRequest | None
     endings: LogitEdits | None
     penalties: Penalties | None
+    masks: GrammarMasks | None
 
     @classmethod
     def build(
@@ -97,8 +99,9 @@ class SamplingBatch:
         rows = list(rows)
         endings = unripe_endings(rows, vocab_size, device)
         penalties = Penalties.of(rows, vocab_size, device)
+        masks = GrammarMasks.of(rows, vocab_size, device)
         if previous is not None and previous._fits(rows, vocab_size, device):
-            return replace(previous, endings=endings, penalties=penalties)
+            return replace(previous, endings=endings, penalties=penalties, masks=masks)
         return cls(
             rows=rows,
             vocab_size=vocab_size,
@@ -108,11 +111,13 @@ class SamplingBatch:
             logprobs=LogprobRequest.of(rows, vocab_size, device),
             endings=endings,
             penalties=penalties,
+            masks=masks,
         )
 
     def edited(self, logits: Tensor) -> Tensor:
-        """``logits`` after bias, min_tokens and penalties: a float32 copy if there are any."""
-        edits = [edit for edit in (self.bias, self.endings, self.penalties) if edit is not None]
+        """``logits`` after bias, min_tokens, penalties and masks: a float32 copy if any apply."""
+        all_edits = (self.bias, self.endings, self.penalties, self.masks)
+        edits = [edit for edit in all_edits if edit is not None]
         if not edits:
             return logits
         copy = logits.to(torch.float32, copy=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from loramux.engine.sampling.history import TokenHistory
 from loramux.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from loramux.engine.structured.matcher import GrammarState
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +29,7 @@ class SamplingRow:
         generator: the row's own source of randomness if the request has a seed, on the device
             of the logits (see ``seeded_generator``).
         eos_token_ids: the model's end-of-sequence tokens, for ``min_tokens``.
+        grammar: what the text must be like, if the request says so.
     """
 
     params: SamplingParams
@@ -32,6 +37,7 @@ class SamplingRow:
     output_token_ids: list[int]
     generator: torch.Generator | None = None
     eos_token_ids: frozenset[int] = frozenset()
+    grammar: GrammarState | None = None
     has_penalties: bool = field(init=False)
     ending_token_ids: tuple[int, ...] = field(init=False)
     """Tokens that may not come before ``min_tokens`` were generated."""
@@ -44,7 +50,10 @@ class SamplingRow:
 
     @property
     def awaits_min_tokens(self) -> bool:
-        return len(self.output_token_ids) < self.params.min_tokens
+        """Whether it may not end yet; a form that is complete ends it all the same."""
+        if len(self.output_token_ids) >= self.params.min_tokens:
+            return False
+        return self.grammar is None or self.grammar.may_go_on(self.ending_token_ids)
 
     def history(self, vocab_size: int) -> TokenHistory:
         """The row's token counts, brought up to date."""

@@ -156,7 +156,7 @@ class Scheduler:
         index = 0
         while index < len(self.running):
             sequence = self.running[index]
-            num_tokens = 0 if sequence.awaits_last_token else budget.fitting(sequence)
+            num_tokens = 0 if sequence.sits_out else budget.fitting(sequence)
             if num_tokens and not self._grow_or_preempt(sequence, num_tokens):
                 continue
             if num_tokens:
@@ -221,6 +221,8 @@ class Scheduler:
         return num_tokens
 
     def _may_run(self, sequence: Sequence) -> bool:
+        if sequence.awaits_mask:
+            return False
         if self.admission is None:
             return True
         if sequence.is_suspended:

@@ -11,6 +11,7 @@ from loramux.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from loramux.engine.scheduling.block_pool import BlockHash
+    from loramux.engine.structured.matcher import GrammarState
     from loramux.lora.adapter import Adapter
 
 
@@ -40,6 +41,9 @@ class Sequence:
     """Which of the request's completions this is; tells seeded draws of one request apart."""
     arrival_time: float = field(default_factory=time.monotonic)
     first_scheduled_time: float = 0.0
+
+    grammar: GrammarState | None = None
+    """Where it stands in the form that its text must have."""
 
     output_token_ids: list[int] = field(default_factory=list)
     sampling: SamplingRow | None = None
@@ -79,6 +83,16 @@ class Sequence:
         return len(self.output_token_ids) + self.num_in_flight >= self.max_tokens
 
     @property
+    def sits_out(self) -> bool:
+        """Whether it can do nothing at this step, though it runs."""
+        return self.awaits_last_token or self.awaits_mask
+
+    @property
+    def awaits_mask(self) -> bool:
+        """Whether it is not known yet which tokens its grammar allows next."""
+        return self.grammar is not None and not self.grammar.is_ready()
+
+    @property
     def needs_known_tokens(self) -> bool:
         """Whether its next step depends on the ids of all tokens before, not on the cache alone."""
         params = self.params
@@ -86,6 +100,7 @@ class Sequence:
             params.has_penalties
             or len(self.output_token_ids) < params.min_tokens
             or params.prompt_logprobs is not None
+            or self.grammar is not None
         )
 
     @property
