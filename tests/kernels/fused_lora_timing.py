@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,11 @@ ATTENTION = Attention(32, 8, 128, 128)
 MIXED_RANKS = [8, 16, 32, 64, 8, 128, 16, 256] * 4
 RANKS = [[rank] * NUM_SITES for rank in [16] * 32 + MIXED_RANKS]
 MAX_DECODE_ROWS = 256
+ACTIVATIONS = {
+    16: [(128, 1, 4, 4), (128, 4, 4, 4), (256, 1, 8, 2), (128, 2, 4, 8)],
+    32: [(64, 8, 4, 4), (128, 8, 8, 2), (128, 2, 8, 2), (128, 4, 8, 4)],
+}
+"""By rows of a tile: columns, steps, warps and programs a multiprocessor."""
 RUN = 512
 """Rows of one adapter in a step of prompts."""
 
@@ -195,3 +200,26 @@ def kernel_times(layer: LlamaLayer, mix: Mix, copies: int, repeats: int) -> dict
     return {
         name: microseconds(captured(call, copies), copies, repeats) for name, call in calls.items()
     }
+
+
+def activation_times(layer: LlamaLayer, mix: Mix, copies: int, repeats: int) -> dict[str, float]:
+    """Microseconds of the activation with its updates, in shapes that are not those shipped."""
+    from loramux_kernels.triton_lora.fused.activation import activate_updated
+
+    work, y = layer.works[mix.max_rank], layer.place.random(layer.rows, 28672)
+    shipped, times = work.shape, {}
+    work.fill(mix.segments(layer.rows), layer.rows)
+    work.partials.zero_()
+    for columns, steps, warps, programs in ACTIVATIONS[shipped.fused.rows]:
+        shape = replace(
+            shipped.fused.activation,
+            columns=columns, steps=steps, warps=warps, programs_per_sm=programs,
+        )  # fmt: skip
+        work.shape = replace(shipped, fused=replace(shipped.fused, activation=shape))
+        graph = captured(
+            lambda: activate_updated(y, layer.lora.projections[2], work, "silu"), copies
+        )
+        name = f"{columns} x {steps}, {warps} warps, {programs}/SM"
+        times[name] = microseconds(graph, copies, repeats)
+    work.shape = shipped
+    return times

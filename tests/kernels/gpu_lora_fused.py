@@ -32,7 +32,15 @@ from tests.kernels.fused_lora_cases import (
     check_rotation,
     packed_widths,
 )
-from tests.kernels.fused_lora_timing import ATTENTION, MIXES, WAYS, LlamaLayer, Way, kernel_times
+from tests.kernels.fused_lora_timing import (
+    ATTENTION,
+    MIXES,
+    WAYS,
+    LlamaLayer,
+    Way,
+    activation_times,
+    kernel_times,
+)
 from tests.kernels.lora_cases import Segments
 
 DEVICE = "cuda"
@@ -169,6 +177,10 @@ def print_kernels(layer: LlamaLayer, rows: int) -> None:
     layer.take(rows)
     cells = [f"{name} {spent:.1f}" for name, spent in kernel_times(layer, MIXES[0], 20, 9).items()]
     print(f"{rows} rows, blocks alone, in the cache: " + ", ".join(cells), flush=True)
+    if rows >= 256:
+        times = activation_times(layer, MIXES[0], 20, 9)
+        cells = [f"{name} {spent:.1f}" for name, spent in times.items()]
+        print("    activate + with columns x steps: " + "; ".join(cells), flush=True)
 
 
 def main() -> int:
