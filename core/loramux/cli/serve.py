@@ -9,17 +9,17 @@ from typing import Any
 
 from loramux.cli import COMMANDS
 from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
-from loramux.cli.serve_watching import (
-    add_watching_arguments,
-    log_format_of,
-    watching_options,
-)
 from loramux.cli.serve_locks import (
     API_KEY_VARIABLE,
     access_options,
     add_access_arguments,
     add_connection_arguments,
     connection_options,
+)
+from loramux.cli.serve_watching import (
+    add_watching_arguments,
+    log_format_of,
+    watching_options,
 )
 from loramux.errors import InvalidRequestError
 from loramux.lora.resolve.catalog import AdapterModule

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from loramux import __version__
 from loramux.errors import LoramuxError
 from loramux.server import health, tokenization
+from loramux.server.access.rules import OPEN_PATHS
 from loramux.server.adapters import models
 from loramux.server.adapters import routes as adapters
 from loramux.server.adapters import updates as adapter_updates
@@ -60,7 +61,12 @@ def build_app(server: ServerState) -> FastAPI:
         max_bytes=server.max_body_bytes,
         seconds=connections.slow_client_seconds,
     )
-    app.add_middleware(AuthenticationMiddleware, keyring=server.keyring, quotas=server.quotas)
+    app.add_middleware(
+        AuthenticationMiddleware,
+        keyring=server.keyring,
+        quotas=server.quotas,
+        open_paths=OPEN_PATHS | ({"/metrics"} if server.metrics_without_key else set()),
+    )
     app.add_middleware(HeaderLimitMiddleware, max_bytes=connections.max_header_bytes)
     app.add_middleware(RequestIdMiddleware)
     app.add_middleware(ObservationMiddleware, server=server)

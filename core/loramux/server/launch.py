@@ -62,6 +62,7 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
         allow_runtime_updates=allow_updates,
         max_body_bytes=options.max_body_bytes,
         max_queued_requests=options.max_queued_requests,
+        metrics_without_key=options.metrics_without_key,
         access_log=options.access_log,
         tracer=tracer,
     )

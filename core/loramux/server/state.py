@@ -17,8 +17,8 @@ from loramux.server.adapters.allowed_paths import AllowedPaths
 from loramux.server.engine_protocol import Engine
 from loramux.server.generation.admission import SequenceQueue
 from loramux.server.generation.prompts import TokenizerThreads
-from loramux.server.metrics.server_metrics import ServerMetrics
 from loramux.server.http.connections import ConnectionOptions
+from loramux.server.metrics.server_metrics import ServerMetrics
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class ServerState:
         allow_runtime_updates: whether clients may load and unload adapters.
         max_body_bytes: longest request body that is read.
         max_queued_requests: sequences of all requests that may wait or run at one time.
+        metrics_without_key: whether anybody may read ``/metrics``.
         access_log: whether each request gets a line in the log.
         tracer: is told of each request that is over; None where nobody wants traces.
     """
@@ -53,6 +54,7 @@ class ServerState:
     allow_runtime_updates: bool = False
     max_body_bytes: int = 8 * 1024 * 1024
     max_queued_requests: int = 4096
+    metrics_without_key: bool = False
     access_log: bool = True
     tracer: RequestTracer | None = None
     started: int = field(default_factory=lambda: int(time.time()))

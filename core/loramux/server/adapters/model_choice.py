@@ -13,6 +13,7 @@ from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.server.access.caller import Caller, access_of
 from loramux.server.adapters.residents import make_room_for
+from loramux.server.metrics.record import record_of
 from loramux.server.state import ServerState
 
 DIGEST_HEADER = "x-loramux-adapter-digest"
@@ -55,7 +56,11 @@ async def choose_model(
     salt = _salt(None if server.share_prefix_cache else caller.name, cache_salt)
     if not name or name in server.base_names:
         return ModelChoice(name or server.base_names[0], cache_salt=salt)
-    entry, searched = await find_adapter(server, caller, name)
+    record = record_of(request)
+    with record.looking_up():
+        entry, searched = await find_adapter(server, caller, name)
+    if not searched:
+        record.lookup = None
     milliseconds = ceil(1e3 * entry.search_seconds) if searched else 0
     # A header holds ASCII only; a resolver may be called anything.
     headers = {

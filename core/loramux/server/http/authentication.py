@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,14 +23,21 @@ class AuthenticationMiddleware:
     ``scope["loramux.caller"]`` tells resolvers who asks: the key's name, never the key.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, quotas: Quotas) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keyring: Keyring,
+        quotas: Quotas,
+        open_paths: Collection[str] = OPEN_PATHS,
+    ) -> None:
         self._app = app
+        self._open_paths = open_paths
         self._keyring = keyring
         self._quotas = quotas
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_request = scope["type"] in ("http", "websocket")
-        if not is_request or self._keyring.is_open or scope["path"] in OPEN_PATHS:
+        if not is_request or self._keyring.is_open or scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
         try:
