@@ -2,7 +2,8 @@
 
 It prints milliseconds (median, 99th percentile, least) of each stage from an HTTP request that
 names an unknown adapter to its checked tensors on the host, for an adapter of 84 MB and one of a
-few kilobytes, and how long a busy Python thread is held up meanwhile. It takes no GPU.
+few kilobytes; then, for reading in this process and in one of its own, how long a cold load takes
+beside a busy Python thread and how long that is held up. Only placing asks for a GPU, if there is.
 """
 
 from __future__ import annotations
@@ -11,11 +12,6 @@ import asyncio
 import os
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -32,12 +28,12 @@ from loramux.lora.request import LoRARequest
 from loramux.testing.fake_engine import FakeEngine
 from loramux.testing.fake_server import serving
 from loramux_resolvers.filesystem import FilesystemLoRAResolver
-from tests.lora.cold_stages import Stages, measure, show, sites_of
+from tests.lora.cold_stages import Stages, measure, sites_of
+from tests.lora.cold_ways import WAYS, measure_pieces, measure_placing, measure_way
 
 LARGE = SHAPES["llama-3.1-8b"]
 SMALL = ModelShape(64, 16, 16, 1, 1, 1)
 REPEATS = 20
-LOADS_PER_SECOND = 5
 
 
 class ReadingEngine(FakeEngine):
@@ -119,52 +115,6 @@ def ask(client: TestClient, model: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-@contextmanager
-def busy_thread(work: Callable[[], object]) -> Iterator[list[float]]:
-    """A thread that works without pause, and when it came round each time."""
-    times: list[float] = []
-    stop = threading.Event()
-
-    def spin() -> None:
-        while not stop.is_set():
-            work()
-            times.append(time.perf_counter())
-
-    thread = threading.Thread(target=spin)
-    thread.start()
-    try:
-        yield times
-    finally:
-        stop.set()
-        thread.join()
-
-
-def measure_stalls(name: str, shelf: Shelf, work: Callable[[], object], count: int) -> None:
-    """How long a busy thread is held up by cold loads at a steady rate, and they by it."""
-    print(f" beside a thread that {name}")
-    with busy_thread(work) as times:
-        time.sleep(1.0)
-    show_turns("alone", times)
-    materializer = materializer_for(LARGE)
-    seconds = []
-    with busy_thread(work) as times:
-        for _ in range(count):
-            request = shelf.request()
-            started = time.perf_counter()
-            materializer.load(request).result()
-            seconds.append(time.perf_counter() - started)
-            time.sleep(max(0.0, 1 / LOADS_PER_SECOND - seconds[-1]))
-    materializer.shutdown()
-    show("cold load", seconds)
-    show_turns(f"during {LOADS_PER_SECOND} loads a second", times)
-
-
-def show_turns(when: str, times: list[float]) -> None:
-    gaps = [after - before for before, after in pairwise(times)]
-    show(f"turns {when}", gaps)
-    print(f"  longest {1e3 * max(gaps):.2f} ms, {sum(g > 1e-3 for g in gaps)} of more than 1 ms")
-
-
 def python_work() -> None:
     """About 50 microseconds of Python that never lets its lock go by itself."""
     sum(range(2000))
@@ -195,6 +145,7 @@ def main() -> None:
         for number in dict.fromkeys((1, 2, 4, 8, cores)):
             if number <= cores:
                 stages.pieces(number)
+        measure_pieces(stages, read_threads())
         print(" Python alone")
         stages.python()
         print(" together")
@@ -206,8 +157,11 @@ def main() -> None:
         Stages(small.original, sites_of(SMALL), REPEATS).whole(read_threads())
         measure_materializer(small, SMALL)
         measure_http(small, SMALL)
-        measure_stalls("runs Python", large, python_work, 8)
-        measure_stalls("calls operators", large, torch_work, 8)
+        measure_placing(sites_of(LARGE), large.request, REPEATS)
+        for busy, work in (("runs Python", python_work), ("calls operators", torch_work)):
+            print(f" beside a thread that {busy}, switching as a server does")
+            for way in WAYS:
+                measure_way(way, sites_of(LARGE), large.request, work)
 
 
 if __name__ == "__main__":
