@@ -44,7 +44,7 @@ KERNELS: dict[str, tuple[dict[str, Any], int, int]] = {
         4,
         DECODE.fused.rotation.max_registers,
     ),
-    "paired_normalization._add_normalize_updated": (ROW | {"RANK": 8}, 8, 200),
+    "paired_normalization._add_normalize_updated": (ROW | {"RANK": 8}, 8, 255),
     "tiled_normalization._add_normalize_tile": (
         ROW | {"PARTS": 2, "COLUMNS": 256, "ROWS": TILED.rows},
         8,

@@ -29,7 +29,7 @@ from loramux_kernels.triton_lora.tiles import PairedNormalization
 from loramux_kernels.triton_lora.update import read_ahead, rows_of_b
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
-MAX_REGISTERS = 200
+MAX_REGISTERS = 255
 """Of a thread, with which nothing spills to memory."""
 
 
