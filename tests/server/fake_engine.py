@@ -48,6 +48,7 @@ class FakeEngine:
         self.served: list[str] = []
         self.params: list[SamplingParams] = []
         self.adapters: list[LoRARequest | None] = []
+        self.prompts: list[Any] = []
         self.loads: list[LoRARequest] = []
         self.loads_cancelled = 0
         self.unloaded: list[str] = []
@@ -71,6 +72,7 @@ class FakeEngine:
         self.served.append(request_id)
         self.params.append(sampling_params)
         self.adapters.append(lora_request)
+        self.prompts.append(prompt)
         try:
             async for output in self._outputs(prompt, sampling_params, request_id, lora_request):
                 yield output

@@ -1,0 +1,98 @@
+"""From where clients may load adapters: the directories and repositories that were named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loramux.errors import AdapterNotFoundError, InvalidRequestError
+from loramux.server.adapters.allowed_paths import AllowedPaths, PathNotAllowedError
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("inside/sql", "outside/secret", "inside-too"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "inside/link").symlink_to(tmp_path / "outside/secret")
+    (tmp_path / "inside/good-link").symlink_to(tmp_path / "inside/sql")
+    (tmp_path / "inside/half").mkdir()
+    (tmp_path / "inside/half/adapter_model.safetensors").symlink_to(tmp_path / "outside/secret")
+    monkeypatch.chdir(tmp_path)
+    for name in ("ALLOWED_ADAPTER_ROOTS", "LORA_RESOLVER_CACHE_DIR", "LORA_RESOLVER_HF_REPO_LIST"):
+        monkeypatch.delenv(f"LORAMUX_{name}", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", ["{}/inside/sql", "inside/sql", "{}/inside/x/../sql",
+                                  "{}/inside/good-link", "{}/inside/sql/"])  # fmt: skip
+def test_what_lies_inside(root: Path, path: str) -> None:
+    assert AllowedPaths.of(["inside"]).check(path.format(root)) == str(root / "inside/sql")
+
+
+def test_what_is_not_there_is_looked_for_inside_only(root: Path) -> None:
+    assert AllowedPaths.of(["inside"]).check("inside/absent") == str(root / "inside/absent")
+
+
+OUTSIDE = [
+    "{}/outside/secret", "outside/secret", "{}/inside/../outside/secret", "inside/link",
+    "inside/half", "{}/inside-too", "{}", "/", "/etc", "/etc/passwd", "~", "~root", "..", ".", "",
+    "/proc/self/root", "/proc/self/cwd/outside/secret", "inside\0", "inside/sql\0/../../outside",
+    "file:///etc", "file://{}/inside/sql", "http://localhost/x", "http://169.254.169.254/latest",
+    "https://example.org/adapter", "s3://bucket/adapter", "gs://b/a", "ftp://h/a", "//host/share",
+    "\\\\host\\share", "hf://org/repo", "org/repo", "org/repo/sub@main", "hf://", "hf:///etc",
+    "hf://../x", "{}/inside/..%2foutside", "x" * 10_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_what_does_not(root: Path, path: str) -> None:
+    roots = ["inside"] if path.startswith("inside/") else ["inside/sql"]
+    with pytest.raises(PathNotAllowedError, match="outside of the places"):
+        AllowedPaths.of(roots).check(path.format(root))
+
+
+def test_nothing_is_allowed_unless_named(root: Path) -> None:
+    nothing = AllowedPaths.configured([], [])
+    for path in [*OUTSIDE, "inside/sql", "absent"]:
+        with pytest.raises(AdapterNotFoundError):
+            nothing.check(path.format(root))
+
+
+def test_an_answer_does_not_tell_whether_a_path_exists(root: Path) -> None:
+    def answer(path: str) -> str:
+        with pytest.raises(PathNotAllowedError) as refusal:
+            AllowedPaths.of(["inside"]).check(path)
+        return str(refusal.value)
+
+    assert answer("/etc") == answer("/no/such/path") == answer("inside/half") == answer("org/repo")
+
+
+def test_what_the_operator_uses_is_allowed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAMUX_LORA_RESOLVER_CACHE_DIR", str(root / "inside"))
+    monkeypatch.setenv("LORAMUX_LORA_RESOLVER_HF_REPO_LIST", "org/listed@v1,org/whole")
+    monkeypatch.setenv("LORAMUX_ALLOWED_ADAPTER_ROOTS", str(root / "inside-too"))
+    allowed = AllowedPaths.configured(["outside/secret"], ["org/module/sub", "./elsewhere"])
+    for path in ("inside/sql", "inside-too/x", "outside/secret", "elsewhere"):
+        assert allowed.check(path) == str(root / path)
+    for path in ("org/listed@v1", "org/listed/x@v1", "org/whole@any", "org/module/sub/x"):
+        assert allowed.check(path) == path
+    for path in ("org/listed", "org/listed@v2", "org/module", "org/module/subway", "org/other"):
+        with pytest.raises(PathNotAllowedError):
+            allowed.check(path)
+
+
+def test_the_whole_hub(root: Path) -> None:
+    allowed = AllowedPaths.of(["hf://"])
+    assert allowed.check("any/repo@main") == allowed.check("hf://any/repo@main") == "any/repo@main"
+    for path in ("outside/secret", "hf://outside/secret", "hf://x", "s3://any/repo"):
+        with pytest.raises(PathNotAllowedError):
+            allowed.check(path)
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket", "https://example.org", "hf://repo", "hf://../x"]
+)
+def test_roots_that_cannot_be(root: Path, address: str) -> None:
+    with pytest.raises(InvalidRequestError, match="hf://org/repo"):
+        AllowedPaths.of([address])
