@@ -80,61 +80,6 @@ def test_who_drips_is_cut_off_and_nobody_else_notices(
         is_over.set()
         dripping.join()
     assert elapsed < 4 * PATIENCE
-    assert (
-        received.startswith(b"HTTP/1.1 408" if sent_at_once == HEAD else b"")
-        or BODY in sent_at_once
-    )
-    assert not server.engine.running
-    assert server.state.queue.in_flight == 0
-
-
-def test_who_sends_nothing_is_cut_off(server: RunningServer) -> None:
-    with connect(server) as silent:
-        started = time.monotonic()
-        assert answer(silent) == b""
-        assert PATIENCE / 2 < time.monotonic() - started < 4 * PATIENCE
-
-
-def test_an_idle_connection_is_kept_for_a_while(server: RunningServer) -> None:
-    with connect(server) as connection:
-        for _ in range(2):
-            connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-            time.sleep(PATIENCE * 1.2)
-        started = time.monotonic()
-        assert answer(connection) == b""
-        assert time.monotonic() - started < 2
-
-
-def test_an_answer_that_takes_longer_is_no_fault_of_the_clients(server: RunningServer) -> None:
-    server.engine.token_seconds = PATIENCE * 2
-    try:
-        with server.http() as client:
-            assert client.post("/v1/completions", content=BODY).status_code == 200
-    finally:
-        server.engine.token_seconds = 0.0
-
-
-def test_who_does_not_read_an_answer_is_cut_off(server: RunningServer) -> None:
-    body = b'{"model": "base", "prompt": "ab", "max_tokens": 250, "n": 100, "temperature": 1, ' \
-           b'"stream": true, "logprobs": 5}'  # fmt: skip
-    head = HEAD.replace(b"%d" % len(BODY), b"%d" % len(body))
-    with connect(server) as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        deaf.sendall(head + body)
-        wait_until(lambda: server.state.queue.in_flight == 100)
-        wait_until(lambda: server.state.queue.in_flight == 0, 8)
-        assert not server.engine.running
-        with server.http() as client:
-            assert client.get("/health").status_code == 200
-
-
-@pytest.mark.parametrize("in_parts", [False, True])
-def test_headers_that_are_too_long(server: RunningServer, in_parts: bool) -> None:
-    with connect(server) as connection:
-        head = b"GET /health HTTP/1.1\r\nhost: x\r\nx-long: " + b"y" * 6000
-        connection.sendall(head if in_parts else head + b"\r\n\r\n")
-        received = answer(connection)
     if sent_at_once == HEAD:
         assert received.startswith(b"HTTP/1.1 408")
     assert not server.engine.running
