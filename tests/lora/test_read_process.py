@@ -99,7 +99,7 @@ def test_fifty_at_a_time(process, adapters):
 
 
 def test_memory_and_descriptors_are_given_back(process, adapters):
-    before = num_open()
+    before, mapped = num_open(), num_mapped()
     kept = [read_there(process, path) for path in adapters * 5]
     assert num_open() == before  # or a large host cache would run out of them
     assert num_mapped() >= len(kept)
@@ -107,19 +107,19 @@ def test_memory_and_descriptors_are_given_back(process, adapters):
     wanted = tensor.clone()
     del kept
     gc.collect()
-    assert eventually(lambda: num_mapped() == 1)
+    assert eventually(lambda: num_mapped() <= mapped + 1)
     assert torch.equal(tensor, wanted)
     del tensor
-    assert eventually(lambda: num_mapped() == 0)
+    assert eventually(lambda: num_mapped() <= mapped)
 
 
 def test_refusals_leave_nothing_behind(process, tmp_path):
-    before = num_open()
+    before, mapped = num_open(), num_mapped()
     for _ in range(3):
         with pytest.raises(AdapterError):
             read_there(process, tmp_path / "absent")
     assert num_open() == before
-    assert num_mapped() == 0
+    assert num_mapped() <= mapped
 
 
 def test_adapters_that_change_while_they_are_read(process, adapters, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 from loramux.lora.checkpoint.finite import Bytes
 
 Allocate = Callable[[int], Bytes]
-"""Gives so many bytes of zeroed memory, for as long as a view of them is there."""
+"""Gives so many bytes of memory, of any values, for as long as a view of them is there."""
 
 
 def host_buffer(size: int) -> Bytes:

@@ -13,11 +13,12 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 
 import torch
 
 from loramux.errors import AdapterError
+from loramux.lora.checkpoint.finite import Bytes
 from loramux.lora.checkpoint.reader import read_adapter
 from loramux.lora.read_process.messages import (
     READY,
@@ -31,6 +32,7 @@ from loramux.lora.read_process.messages import (
 )
 from loramux.lora.read_process.pair_table import PairWriter
 from loramux.lora.read_process.shared_memory import SharedFile
+from loramux.lora.read_process.spare_memory import SpareMemory
 from loramux.lora.site import LoRASite
 
 MAX_READING = 16
@@ -76,6 +78,7 @@ class Server:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._threads = ThreadPoolExecutor(MAX_READING, thread_name_prefix="loramux-adapter")
+        self._memory = SpareMemory()
         self._sites = self._receive_sites()
         self._indices = {name: index for index, name in enumerate(self._sites)}
 
@@ -101,30 +104,42 @@ class Server:
         return {site.name: site for site in sites}
 
     def _answer(self, request: ReadRequest, reply: socket.socket) -> None:
-        with reply, closing(SharedFile()) as file:
-            answer = self._read(request, file)
+        with reply, ExitStack() as files:
+            answer, descriptor = self._read(request, files)
             with suppress(OSError):  # whoever asked may be gone
-                send(reply, answer, file.descriptor if isinstance(answer, ReadResult) else None)
+                send(reply, answer, descriptor)
 
-    def _read(self, request: ReadRequest, file: SharedFile) -> Answer:
+    def _read(self, request: ReadRequest, files: ExitStack) -> tuple[Answer, int | None]:
         try:
-            weights = read_adapter(
-                request.directory,
-                self._sites,
-                max_rank=request.max_rank,
-                base_names=request.base_names,
-                max_bytes=request.max_bytes,
-                base_parameter=_base_model_needed,
-                allocate=file.allocate,
-            )
-            table_start = PairWriter(file, self._indices).write(weights.pairs)
-            return ReadResult(weights.digest, file.num_bytes, table_start, len(weights.pairs))
+            return self._read_into_memory(request, files)
         except AdapterError as error:
-            return ReadError(type(error), str(error))
+            return ReadError(type(error), str(error)), None
         except BaseModelNeeded:
-            return NotReadHere("it carries copies of base weights")
+            return NotReadHere("it carries copies of base weights"), None
         except Exception as error:  # the engine's own attempt shows whether it is the adapter's
-            return NotReadHere(f"reading it failed ({error!r})")
+            return NotReadHere(f"reading it failed ({error!r})"), None
+
+    def _read_into_memory(self, request: ReadRequest, files: ExitStack) -> tuple[ReadResult, int]:
+        """The result, and the descriptor of a file that is closed with ``files``."""
+        taken: list[SharedFile] = []
+
+        def allocate(size: int) -> Bytes:
+            taken.append(files.enter_context(closing(self._memory.take(size))))
+            return taken[-1].content
+
+        weights = read_adapter(
+            request.directory,
+            self._sites,
+            max_rank=request.max_rank,
+            base_names=request.base_names,
+            max_bytes=request.max_bytes,
+            base_parameter=_base_model_needed,
+            allocate=allocate,
+        )
+        (file,) = taken
+        start = PairWriter(file, self._indices).write(weights.pairs)
+        result = ReadResult(weights.digest, file.num_bytes, start, len(weights.pairs))
+        return result, file.descriptor
 
 
 def _base_model_needed(name: str) -> torch.Tensor:

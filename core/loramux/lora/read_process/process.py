@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from loramux.logger import get_logger
 from loramux.lora.packed_weights import PackedWeights
@@ -49,11 +50,12 @@ class Child:
         self.ready = threading.Event()
         self.is_closing = False
         self._on_end = on_end
+        self._parent = os.getpid()
         self._control, theirs = socket_pair()
         with theirs:
             number = theirs.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", CHILD, str(number), str(os.getpid())],
+                [sys.executable, "-P", "-m", CHILD, str(number), str(self._parent)],
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -98,7 +100,8 @@ class Child:
     def close(self) -> None:
         """End the process, which has nothing to put in order."""
         self.is_closing = True
-        self._process.kill()
+        if os.getpid() == self._parent:  # and not in a fork of it that ends
+            self._process.kill()
 
     def join(self) -> None:
         """Wait until it has ended, unless storage that hangs keeps it."""
@@ -126,10 +129,11 @@ class ReadProcess:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._counting = threading.Lock()
         self._sites: Sequence[LoRASite] = ()
         self._child = self._start()
         self.num_reading = 0
-        """Adapters being read; approximate, for choosing among processes."""
+        """Adapters being read, for choosing among processes."""
 
     def serve(self, sites: Sequence[LoRASite]) -> None:
         """Say what adapters may target, after which they can be read."""
@@ -147,13 +151,11 @@ class ReadProcess:
         child = self._child
         if not child.ready.is_set():
             raise NotReadError("the reading process is not ready")
-        self.num_reading += 1
         try:
-            answer, descriptor = child.ask(request)
+            with self._counted():
+                answer, descriptor = child.ask(request)
         except (EOFError, OSError) as error:
             raise NotReadError(f"the reading process gives no answer ({error!r})") from error
-        finally:
-            self.num_reading -= 1
         try:
             return self._weights(answer, descriptor)
         finally:
@@ -174,6 +176,16 @@ class ReadProcess:
             child = self._child
             child.close()
         child.join()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._counting:
+            self.num_reading += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self.num_reading -= 1
 
     def _start(self) -> Child:
         me = weakref.ref(self)

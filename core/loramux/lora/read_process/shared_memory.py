@@ -20,32 +20,49 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ct
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
+MADV_POPULATE_WRITE = 23
+TOUCHED_BYTES = 2**21
+"""At once, so that others who change what is mapped wait for less than a millisecond."""
+
 _FAILED = ctypes.c_void_p(-1).value
 
 
 class SharedFile:
     """A file without a name, in memory. Its descriptor may be sent to another process.
 
+    Args:
+        size: bytes of ``content``, which are zeroed.
+
     Attributes:
-        num_bytes: its size.
-        content: what ``allocate`` gave.
+        content: the file's first bytes, mapped here.
+        num_bytes: its size, with what was appended.
+
+    Raises:
+        OSError: there is no such memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 0) -> None:
         self.descriptor = os.memfd_create("loramux-adapter", os.MFD_CLOEXEC)
-        self.num_bytes = 0
-        self.content = np.empty(0, np.uint8)
-
-    def allocate(self, size: int) -> Bytes:
-        """The file's first bytes, zeroed; once, before anything is appended.
-
-        Raises:
-            OSError: there is no such memory.
-        """
-        os.ftruncate(self.descriptor, size)
+        try:
+            os.ftruncate(self.descriptor, size)
+            self.content = map_shared(self.descriptor, size)
+        except OSError:
+            self.close()
+            raise
         self.num_bytes = size
-        self.content = map_shared(self.descriptor, size)
-        return self.content
+
+    def touch(self) -> None:
+        """Have the system find the memory now, and not when it is written to."""
+        first = self.content.ctypes.data
+        for start in range(0, self.num_bytes, TOUCHED_BYTES):
+            size = min(TOUCHED_BYTES, self.num_bytes - start)
+            _libc.madvise(first + start, size, MADV_POPULATE_WRITE)  # unknown before Linux 5.14
+
+    def shorten(self, size: int) -> None:
+        """Keep the first bytes; once, before anything is appended."""
+        os.ftruncate(self.descriptor, size)
+        self.content = self.content[:size]
+        self.num_bytes = size
 
     def append(self, content: bytes | memoryview, alignment: int) -> int:
         """Write behind what is there; returns where that begins."""
