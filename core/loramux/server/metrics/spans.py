@@ -60,7 +60,9 @@ def stages_of(
     }
     if record.lookup is not None:
         began, ended = record.lookup
-        yield "resolve", (began, min([ended, *(began for began, _ in waited.values())]))
+        # Looking includes reading what was found, which has spans of its own.
+        ends = [ended, *(stage_began for stage_began, _ in waited.values())]
+        yield "resolve", (began, max(began, min(ends)))
     yield from waited.items()
     if generation is not None:
         yield "queue", (generation.submitted, scheduled)

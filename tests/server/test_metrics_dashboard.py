@@ -1,0 +1,68 @@
+"""The dashboard in ``examples/`` asks for nothing that the server does not show."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.running_server import RunningServer
+from tests.server.scraping import Scrape
+
+DASHBOARD = Path(__file__).parents[2] / "examples" / "grafana" / "loramux.json"
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> dict[str, Any]:
+    return json.loads(DASHBOARD.read_text())
+
+
+def expressions(dashboard: dict[str, Any]) -> list[str]:
+    panels = [
+        target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])
+    ]
+    variables = [variable["query"] for variable in dashboard["templating"]["list"]]
+    return panels + [query["query"] for query in variables if isinstance(query, dict)]
+
+
+def selections(dashboard: dict[str, Any]) -> Iterator[tuple[str, set[str]]]:
+    """Every metric that is asked for, with the labels it is chosen or grouped by."""
+    for expression in expressions(dashboard):
+        by = {name for group in re.findall(r"by \(([^)]*)\)", expression) for name in
+              re.split(r",\s*", group)}  # fmt: skip
+        for metric, chosen in re.findall(r"((?:loramux:|process_)\w+)(\{[^}]*\})?", expression):
+            yield metric, by | set(re.findall(r"(\w+)=~?\"", chosen))
+
+
+def test_every_metric_and_label_is_there(server: RunningServer, dashboard: dict[str, Any]) -> None:
+    with server.http() as client:
+        for body in ({"prompt": "ab", "max_tokens": 2}, {"prompt": "ab", "model": "nobody"}):
+            client.post("/v1/completions", json=body)
+    samples = Scrape.of(server).samples
+    added_by_prometheus = {"job", "instance"}
+    asked = list(selections(dashboard))
+    assert len(asked) > 30
+    for metric, labels in asked:
+        matching = [sample for sample in samples if sample.name == metric]
+        assert matching or metric in EMPTY_HERE, f"{metric} is not shown"
+        for sample in matching:
+            missing = labels - added_by_prometheus - sample.labels.keys()
+            assert not missing, f"{metric} has no label {missing}"
+
+
+EMPTY_HERE = {"loramux:lora_hits_total", "loramux:lora_misses_total", "loramux:lora_evictions_total",
+              "loramux:lora_adapter_loaded"}  # fmt: skip
+"""An engine without adapters has no samples of these; test_metrics_engine sees them."""
+
+
+def test_the_page_is_whole(dashboard: dict[str, Any]) -> None:
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(ids) == len(set(ids))
+    assert {panel["type"] for panel in dashboard["panels"]} == {"row", "timeseries", "table"}
+    for panel in dashboard["panels"]:
+        assert panel["title"]
+        assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
