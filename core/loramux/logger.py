@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from loramux.observability.log_lines import formatter_for
 
@@ -25,4 +26,7 @@ def configure_logging(level: str = "INFO", log_format: str = "text") -> None:
         root.addHandler(logging.StreamHandler())
     for handler in root.handlers:
         handler.setFormatter(formatter_for(log_format))
-    logging.captureWarnings(log_format == "json")
+    if log_format == "json":
+        logging.captureWarnings(True)
+        # Progress bars are no JSON; huggingface_hub and transformers look when they are imported.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

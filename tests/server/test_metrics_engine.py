@@ -1,4 +1,4 @@
-"""Figures of a real engine on the way of an adapter: from its folder to the device and out again."""
+"""Figures and traces of a real engine on the way of an adapter to the device and out again."""
 
 from __future__ import annotations
 

@@ -133,6 +133,18 @@ def test_traces_reach_a_collector(resolver: FolderResolver) -> None:
     assert b"loramux" in content
 
 
+def test_a_collector_that_is_away_holds_nobody_up(resolver: FolderResolver) -> None:
+    tracer = tracer_for("http://127.0.0.1:9")
+    assert tracer is not None
+    with running(state_around(FakeEngine(), resolver, tracer=tracer)) as server:
+        with server.http() as client:
+            assert client.get("/v1/models").status_code == 200
+        wait_until(lambda: server.state.metrics.answers)
+    began = time.monotonic()
+    tracer.close(seconds=0.2)
+    assert time.monotonic() - began < 3
+
+
 def test_nobody_asks_for_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ENDPOINT_VARIABLES:
         monkeypatch.delenv(name, raising=False)

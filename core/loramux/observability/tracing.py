@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -45,12 +46,19 @@ class FinishedRequest:
 
 
 class RequestTracer:
-    """Makes spans of requests that are over; a thread of the SDK's sends them."""
+    """Makes spans of requests that are over; a thread of the SDK's sends them.
 
-    def __init__(self, provider: TracerProvider) -> None:
+    Args:
+        give_up: lets the sending of what is left fail at once.
+    """
+
+    def __init__(
+        self, provider: TracerProvider, give_up: Callable[[], object] = lambda: None
+    ) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider = provider
+        self._give_up = give_up
         self._tracer = provider.get_tracer("loramux")
         self._propagator = TraceContextTextMapPropagator()
 
@@ -74,9 +82,14 @@ class RequestTracer:
             stage.end(stage_ended)
         span.end(ended)
 
-    def close(self) -> None:
-        """Send what has not been sent."""
-        self._provider.shutdown()
+    def close(self, seconds: float = 2.0) -> None:
+        """Send what has not been sent, if the collector takes it within ``seconds``. Blocks."""
+        timer = threading.Timer(seconds, self._give_up)
+        timer.start()
+        try:
+            self._provider.shutdown()
+        finally:
+            timer.cancel()
 
 
 def tracer_for(endpoint: str | None) -> RequestTracer | None:
@@ -93,7 +106,7 @@ def tracer_for(endpoint: str | None) -> RequestTracer | None:
     if endpoint is None and (variable is None or env.read_bool("OTEL_SDK_DISABLED")):
         return None
     try:
-        return RequestTracer(_provider(endpoint))
+        return _tracer(endpoint)
     except ImportError as error:
         asked = "--otlp-traces-endpoint" if endpoint else variable
         sentence = (
@@ -106,7 +119,7 @@ def tracer_for(endpoint: str | None) -> RequestTracer | None:
         return None
 
 
-def _provider(endpoint: str | None) -> TracerProvider:
+def _tracer(endpoint: str | None) -> RequestTracer:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -119,8 +132,9 @@ def _provider(endpoint: str | None) -> TracerProvider:
     provider = TracerProvider(
         resource=Resource.create({} if named else {"service.name": "loramux"})
     )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(**settings)))
-    return provider
+    exporter = OTLPSpanExporter(**settings)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return RequestTracer(provider, exporter.shutdown)
 
 
 def _traces_url(endpoint: str) -> str:
