@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         shutdown_seconds=arguments.shutdown_seconds,
         uvicorn_log_level=arguments.uvicorn_log_level,
         **watching_options(arguments),
+        dashboard=arguments.dashboard,
     )
     serve(args, options)
     return 0
@@ -92,6 +93,8 @@ def _add_server_arguments(group: Any) -> None:
         "more are answered 429 (default: 4096)")  # fmt: skip
     add("--shutdown-seconds", type=int, default=30, metavar="INT",
         help="how long running requests may go on after SIGTERM (default: 30)")  # fmt: skip
+    add("--no-dashboard", dest="dashboard", action="store_false",
+        help="serve no page at / and no data for it")  # fmt: skip
     add("--uvicorn-log-level", default="warning",
         choices=("critical", "error", "warning", "info", "debug", "trace"),
         help="info also logs every request (default: warning)")  # fmt: skip

@@ -15,6 +15,8 @@ from loramux.server.adapters import updates as adapter_updates
 from loramux.server.chat import routes as chat
 from loramux.server.completions import plain_generate
 from loramux.server.completions import routes as completions
+from loramux.server.dashboard import routes as dashboard
+from loramux.server.dashboard.page import PageMiddleware
 from loramux.server.generation.admission import AdmissionMiddleware
 from loramux.server.http.authentication import AuthenticationMiddleware
 from loramux.server.http.body_limit import BodyLimitMiddleware
@@ -50,6 +52,8 @@ def build_app(server: ServerState) -> FastAPI:
         app.include_router(router)
     if server.allow_runtime_updates:
         app.include_router(adapter_updates.router)
+    if server.activity is not None:
+        app.include_router(dashboard.router)
     app.add_exception_handler(ApiError, answer_api_error)
     app.add_exception_handler(LoramuxError, answer_loramux_error)
     app.add_exception_handler(HTTPException, answer_routing_error)
@@ -67,6 +71,8 @@ def build_app(server: ServerState) -> FastAPI:
         quotas=server.quotas,
         open_paths=OPEN_PATHS | ({"/metrics"} if server.metrics_without_key else set()),
     )
+    if server.activity is not None:
+        app.add_middleware(PageMiddleware)
     app.add_middleware(HeaderLimitMiddleware, max_bytes=connections.max_header_bytes)
     app.add_middleware(RequestIdMiddleware)
     app.add_middleware(ObservationMiddleware, server=server)

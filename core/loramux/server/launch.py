@@ -15,6 +15,7 @@ from loramux.engine.args import EngineArgs
 from loramux.errors import LoramuxError
 from loramux.lora.resolve.catalog import AdapterCatalog
 from loramux.lora.resolve.registry import ResolverChain
+from loramux.lora.resolve.search import ResolverChain as AskedResolvers
 from loramux.lora.resolver import LoRAResolverRegistry, NamedResolver
 from loramux.observability.tracing import tracer_for
 from loramux.plugins import collect_lora_resolvers, load_plugins
@@ -22,6 +23,8 @@ from loramux.server import interpreter
 from loramux.server.access.keyring import Keyring
 from loramux.server.adapters.allowed_paths import AllowedPaths
 from loramux.server.app import build_app
+from loramux.server.dashboard.activity import Activity
+from loramux.server.dashboard.watching import watched
 from loramux.server.early_checks import check_adapters, check_numbers, warn_of_unused_resolvers
 from loramux.server.engine_protocol import Engine
 from loramux.server.serve_options import ServeOptions
@@ -51,11 +54,12 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
     # What is wrong so far is told at once; from here on it takes seconds.
     from loramux.engine.async_llm_engine import AsyncLLMEngine
 
-    engine = AsyncLLMEngine.from_engine_args(args)
     resolvers = ResolverChain(plugin_resolvers)
+    activity = Activity() if options.dashboard else None
+    engine, asked = watched(AsyncLLMEngine.from_engine_args(args), resolvers, activity)
     state = ServerState(
         engine=engine,
-        catalog=build_catalog(engine, resolvers),
+        catalog=build_catalog(engine, asked),
         base_names=args.served_names,
         **locks,
         chat_template=chat_template,
@@ -65,6 +69,7 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
         metrics_without_key=options.metrics_without_key,
         access_log=options.access_log,
         tracer=tracer,
+        activity=activity,
     )
     scheme = options.connections.scheme
     server = _Server(state, options, ready_line(listener, args, plugin_resolvers, scheme))
@@ -95,7 +100,7 @@ def find_resolvers() -> list[NamedResolver]:
     return collect_lora_resolvers(load_plugins())
 
 
-def build_catalog(engine: Engine, resolvers: ResolverChain) -> AdapterCatalog:
+def build_catalog(engine: Engine, resolvers: AskedResolvers) -> AdapterCatalog:
     """The catalog of an engine; without ``enable_lora`` no resolver is ever asked."""
     return AdapterCatalog(
         base_model_name=engine.args.model,
@@ -184,11 +189,17 @@ class _Server(uvicorn.Server):
         )
         super().__init__(config)
         self._ready = ready
+        self._activity = state.activity
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if not self.should_exit:
             print(self._ready, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._activity is not None:
+            self._activity.close()  # a page somebody left open is nothing to wait for
+        await super().shutdown(sockets)
 
     def end_on_signals(self) -> None:
         """Take SIGINT and SIGTERM, which uvicorn hands back to whoever had them before it.

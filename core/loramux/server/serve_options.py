@@ -25,6 +25,7 @@ class ServeOptions:
         adapters: loaded before the first request is taken.
         chat_template: a Jinja file used instead of the model's own template.
         max_queued_requests: sequences of all requests that may wait or run at one time.
+        dashboard: whether there is a page at ``/``.
         shutdown_seconds: how long running requests may go on once the server is asked to end.
         access_log: whether each request gets a line in the log.
         metrics_without_key: whether anybody may read ``/metrics``.
@@ -50,6 +51,7 @@ class ServeOptions:
     access_log: bool = True
     metrics_without_key: bool = False
     otlp_traces_endpoint: str | None = None
+    dashboard: bool = True
 
     def __post_init__(self) -> None:
         if not all(key.strip() for key in self.api_keys):

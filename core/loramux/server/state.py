@@ -14,6 +14,7 @@ from loramux.observability.tracing import RequestTracer
 from loramux.server.access.keyring import Keyring
 from loramux.server.access.quotas import Quotas
 from loramux.server.adapters.allowed_paths import AllowedPaths
+from loramux.server.dashboard.activity import Activity
 from loramux.server.engine_protocol import Engine
 from loramux.server.generation.admission import SequenceQueue
 from loramux.server.generation.prompts import TokenizerThreads
@@ -41,6 +42,7 @@ class ServerState:
         metrics_without_key: whether anybody may read ``/metrics``.
         access_log: whether each request gets a line in the log.
         tracer: is told of each request that is over; None where nobody wants traces.
+        activity: what the dashboard shows; None where there is no dashboard.
     """
 
     engine: Engine
@@ -57,6 +59,7 @@ class ServerState:
     metrics_without_key: bool = False
     access_log: bool = True
     tracer: RequestTracer | None = None
+    activity: Activity | None = None
     started: int = field(default_factory=lambda: int(time.time()))
     tokenizer: TokenizerThreads = field(init=False)
     queue: SequenceQueue = field(init=False)

@@ -1,0 +1,75 @@
+"""What the server has been doing lately, gathered as it happens."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from loramux.outputs import RequestOutput
+from loramux.server.dashboard.load_log import NAMES_KEPT, LoadLog
+from loramux.server.dashboard.token_gaps import TokenGaps
+
+BASE = ""
+"""Stands for the base model where adapters are known by name."""
+
+
+@dataclass
+class Use:
+    """How often an adapter was asked for, and when last, by :func:`time.monotonic`."""
+
+    hits: int = 0
+    last: float = 0.0
+
+
+class Activity:
+    """Counters behind the dashboard. Everything runs on the server's event loop.
+
+    ``is_closing`` ends the streams that watch, so that a server that stops does not wait for
+    them.
+    """
+
+    def __init__(self) -> None:
+        self.gaps = TokenGaps()
+        self.loads = LoadLog()
+        self.started = time.monotonic()
+        self.num_watchers = 0
+        self.is_closing = False
+        self._uses: OrderedDict[str, Use] = OrderedDict()
+
+    def use_of(self, name: str) -> Use:
+        """Of an adapter, or of the base model; nothing yet is no hits."""
+        return self._uses.get(name) or Use()
+
+    def request(self, adapter: str) -> WatchedRequest:
+        """Count a request that begins now."""
+        use = self._uses.setdefault(adapter, Use())
+        use.hits += 1
+        use.last = time.monotonic()
+        self._uses.move_to_end(adapter)
+        if len(self._uses) > NAMES_KEPT:
+            self._uses.popitem(last=False)
+        return WatchedRequest(self.gaps)
+
+    def close(self) -> None:
+        """End every stream that watches."""
+        self.is_closing = True
+
+
+class WatchedRequest:
+    """Measures one request from output to output."""
+
+    def __init__(self, gaps: TokenGaps) -> None:
+        self._gaps = gaps
+        self._last: float | None = None
+
+    def saw(self, output: RequestOutput) -> None:
+        """Count an output's tokens, and the gap before it."""
+        tokens = sum(len(completion.token_ids) for completion in output.outputs)
+        if not tokens:
+            return
+        now = time.monotonic()
+        self._gaps.add_tokens(tokens)
+        if self._last is not None:
+            self._gaps.add_gap(now - self._last)
+        self._last = now
