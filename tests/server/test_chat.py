@@ -113,7 +113,6 @@ def test_variables_reach_the_template(server: RunningServer) -> None:
         ({"messages": [{"role": "forbidden", "content": "x"}]}, "no such role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "'image_url'"),
         ({"messages": [{"role": "user", "content": 3}]}, "'int'"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "'tool_call_id'"),
         ({"top_logprobs": 2}, "top_logprobs"),
     ],
 )

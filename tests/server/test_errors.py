@@ -61,14 +61,34 @@ def check_error(response: httpx.Response, status: int, kind: str, says: str) -> 
         ({"prompt": "ab", "logprobs": 21}, "logprobs", "less than or equal to 20"),
         ({"prompt": "ab", "logit_bias": {"x": 1}}, "logit_bias.x.[key]", "integer"),
         ({"prompt": "ab", "stream_options": {}}, None, "stream_options can only be given"),
-        ({"prompt": "ab", "best_of": 2}, "best_of", "'best_of' is not supported"),
+        ({"prompt": "ab", "best_of": 2}, "best_of", "best_of must be n"),
         ({"prompt": "ab", "suffix": "."}, "suffix", "'suffix' is not supported"),
-        ({"prompt": "ab", "guided_json": {}}, "guided_json", "'guided_json' is not supported"),
         (
-            {"prompt": "ab", "response_format": {"type": "json_object"}},
+            {"prompt": "ab", "response_format": {"type": "xml"}},
             "response_format",
-            "'response_format' is not supported",
+            "it can be text, json_object or json_schema",
         ),
+        (
+            {"prompt": "ab", "response_format": {"type": "json_schema"}},
+            "response_format",
+            "has no schema",
+        ),
+        (
+            {"prompt": "ab", "guided_regex": "a", "response_format": {"type": "json_object"}},
+            "guided_json",
+            "cannot both be given",
+        ),
+        (
+            {"prompt": "ab", "guided_regex": "a", "guided_choice": ["b"]},
+            "structured_outputs",
+            "exactly one of",
+        ),
+        (
+            {"prompt": "ab", "structured_outputs": {"structural_tag": "{}"}},
+            "structured_outputs",
+            "no field 'structural_tag'",
+        ),
+        ({"prompt": "ab", "structured_outputs": {"choice": "ab"}}, "structured_outputs", "list"),
         ({"prompt": "ab", "use_beam_search": True}, "use_beam_search", "not supported"),
     ],
 )
@@ -104,9 +124,6 @@ def test_what_is_said_of_a_chat_is_one_sentence(
 @pytest.mark.parametrize(
     "field",
     [
-        {"tools": [{"type": "function"}]},
-        {"tool_choice": "auto"},
-        {"response_format": {"type": "json_schema"}},
         {"functions": [{}]},
         {"modalities": ["audio"]},
         {"reasoning_effort": "high"},
@@ -120,6 +137,60 @@ def test_chat_fields_that_cannot_be_honoured(server: RunningServer, field: dict[
         post(server, body, "/v1/chat/completions"), 400, "BadRequestError", "not supported"
     )
     assert error["param"] == next(iter(field))
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools.0.function", "Field required"),
+        ({"tools": [TOOL]}, "tool_choice", "requires --enable-auto-tool-choice"),
+        ({"tools": [TOOL, TOOL], "tool_choice": "required"}, None, "two functions named 'f'"),
+        ({"tool_choice": "required"}, None, "there are no tools"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            None,
+            "'g', which is not among the tools",
+        ),
+        (
+            {
+                "tools": [TOOL],
+                "tool_choice": "required",
+                "response_format": {"type": "json_object"},
+            },
+            "tool_choice",
+            "a form of its own",
+        ),
+    ],
+)
+def test_tools_that_cannot_be_called(
+    server: RunningServer, fields: dict[str, Any], param: str | None, says: str
+) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], **fields}
+    error = check_error(post(server, body, "/v1/chat/completions"), 400, "BadRequestError", says)
+    assert error["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ({"role": "assistant", "tool_calls": "f"}, "must be a list"),
+        ({"role": "assistant", "tool_calls": [{}]}, "no function with a name"),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]},
+            "no JSON",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "1"}}]},
+            "a JSON object",
+        ),
+    ],
+)
+def test_calls_that_are_none(server: RunningServer, message: dict[str, Any], says: str) -> None:
+    response = post(server, {"messages": [message]}, "/v1/chat/completions")
+    check_error(response, 400, "BadRequestError", says)
 
 
 def test_fields_that_change_nothing_are_let_through(server: RunningServer) -> None:

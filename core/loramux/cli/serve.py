@@ -16,6 +16,7 @@ from loramux.cli.serve_locks import (
     add_connection_arguments,
     connection_options,
 )
+from loramux.cli.serve_tools import add_tool_arguments, tool_options
 from loramux.cli.serve_watching import (
     add_watching_arguments,
     log_format_of,
@@ -40,6 +41,7 @@ def add_parser(subparsers: Any) -> None:
     _add_server_arguments(parser.add_argument_group("server"))
     add_access_arguments(parser.add_argument_group("who may do what"))
     add_connection_arguments(parser.add_argument_group("connections"))
+    add_tool_arguments(parser.add_argument_group("tools in chats"))
     _add_adapter_arguments(parser.add_argument_group("adapters to begin with"))
     add_watching_arguments(parser.add_argument_group("logs, metrics and traces"))
     add_engine_arguments(parser)
@@ -59,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"loramux serve: {error}", file=sys.stderr)
         return 2
     configure_logging(log_format=log_format_of(arguments))
+    from loramux.server.chat.tools.options import ToolOptions
     from loramux.server.http.connections import ConnectionOptions
     from loramux.server.launch import serve
     from loramux.server.serve_options import ServeOptions
@@ -70,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         connections=ConnectionOptions(**connection_options(arguments)),
         adapters=adapters,
         chat_template=arguments.chat_template,
+        tools=ToolOptions(**tool_options(arguments)),
         max_body_bytes=arguments.max_body_bytes,
         max_queued_requests=arguments.max_queued_requests,
         shutdown_seconds=arguments.shutdown_seconds,

@@ -63,6 +63,7 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
         base_names=args.served_names,
         **locks,
         chat_template=chat_template,
+        tools=options.tools,
         allow_runtime_updates=allow_updates,
         max_body_bytes=options.max_body_bytes,
         max_queued_requests=options.max_queued_requests,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loramux.errors import InvalidRequestError
 from loramux.lora.resolve.catalog import AdapterModule
+from loramux.server.chat.tools.options import ToolOptions
 from loramux.server.http.connections import ConnectionOptions
 
 
@@ -24,6 +25,7 @@ class ServeOptions:
         connections: time and size limits, and TLS.
         adapters: loaded before the first request is taken.
         chat_template: a Jinja file used instead of the model's own template.
+        tools: how calls of tools are read from the model's text.
         max_queued_requests: sequences of all requests that may wait or run at one time.
         dashboard: whether there is a page at ``/``.
         shutdown_seconds: how long running requests may go on once the server is asked to end.
@@ -44,6 +46,7 @@ class ServeOptions:
     connections: ConnectionOptions = field(default_factory=ConnectionOptions)
     adapters: tuple[AdapterModule, ...] = ()
     chat_template: Path | None = None
+    tools: ToolOptions = field(default_factory=ToolOptions)
     max_body_bytes: int = 8 * 1024 * 1024
     max_queued_requests: int = 4096
     shutdown_seconds: int = 30

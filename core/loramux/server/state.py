@@ -14,6 +14,7 @@ from loramux.observability.tracing import RequestTracer
 from loramux.server.access.keyring import Keyring
 from loramux.server.access.quotas import Quotas
 from loramux.server.adapters.allowed_paths import AllowedPaths
+from loramux.server.chat.tools.options import ToolOptions
 from loramux.server.dashboard.activity import Activity
 from loramux.server.engine_protocol import Engine
 from loramux.server.generation.admission import SequenceQueue
@@ -36,6 +37,7 @@ class ServerState:
             a request takes then tells what they were.
         connections: what is asked of every connection.
         chat_template: used instead of the model's own.
+        tools: how calls of tools are read from the model's text.
         allow_runtime_updates: whether clients may load and unload adapters.
         max_body_bytes: longest request body that is read.
         max_queued_requests: sequences of all requests that may wait or run at one time.
@@ -53,6 +55,7 @@ class ServerState:
     share_prefix_cache: bool = False
     connections: ConnectionOptions = field(default_factory=ConnectionOptions)
     chat_template: str | None = None
+    tools: ToolOptions = field(default_factory=ToolOptions)
     allow_runtime_updates: bool = False
     max_body_bytes: int = 8 * 1024 * 1024
     max_queued_requests: int = 4096

@@ -7,6 +7,8 @@ from typing import Any
 
 from loramux.outputs import CompletionOutput, RequestOutput
 from loramux.server.chat.request import ChatRequest
+from loramux.server.chat.tools.options import ToolOptions
+from loramux.server.chat.tools.reader import CallReader
 from loramux.server.generation.logprobs import chat_logprobs, prompt_logprobs
 from loramux.server.generation.outputs_stream import PromptOutput
 from loramux.server.generation.usage import Usage
@@ -20,13 +22,16 @@ class ChatAnswer:
     Args:
         request: what was asked.
         head: ``id``, ``created`` and ``model`` of every answer.
+        tools: how calls are read.
     """
 
-    def __init__(self, request: ChatRequest, head: Mapping[str, Any]) -> None:
+    def __init__(self, request: ChatRequest, head: Mapping[str, Any], tools: ToolOptions) -> None:
         self._request = request
         self._head = head
         self._usage = Usage()
         self._has_begun = False
+        self._tools = tools
+        self._readers: dict[int, CallReader] = {}
 
     def whole(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
         """The answer that is not streamed."""
@@ -71,20 +76,42 @@ class ChatAnswer:
         return chunk
 
     def _choice(self, completion: CompletionOutput) -> dict[str, Any]:
-        message = {"role": ROLE, "content": completion.text, "refusal": None}
+        reader = self._reader(completion)
+        said = {"content": completion.text} if reader is None else reader.message(completion.text)
+        message = {"role": ROLE, **said, "refusal": None}
         return {**self._common(completion), "message": message}
 
     def _delta(self, completion: CompletionOutput) -> dict[str, Any]:
-        delta = {"content": completion.text} if completion.text else {}
+        reader = self._reader(completion)
+        if reader is not None:
+            delta = reader.delta(completion.text, completion.finished())
+        else:
+            delta = {"content": completion.text} if completion.text else {}
         return {**self._common(completion), "delta": delta}
 
     def _common(self, completion: CompletionOutput) -> dict[str, Any]:
         return {
             "index": completion.index,
             "logprobs": self._logprobs(completion),
-            "finish_reason": completion.finish_reason,
+            "finish_reason": self._finish_reason(completion),
             "stop_reason": completion.stop_reason,
         }
+
+    def _reader(self, completion: CompletionOutput) -> CallReader | None:
+        """Who looks for calls in this choice; None where there can be none."""
+        if not self._request.may_call:
+            return None
+        if completion.index not in self._readers:
+            self._readers[completion.index] = self._tools.reader(self._request)
+        return self._readers[completion.index]
+
+    def _finish_reason(self, completion: CompletionOutput) -> str | None:
+        """Calls that the model chose to make are a reason of their own; as OpenAI's API has it,
+        a function that the client named is not."""
+        reader = self._readers.get(completion.index)
+        has_chosen = reader is not None and reader.num_calls and not self._request.named_tool
+        is_over = completion.finish_reason == "stop"
+        return "tool_calls" if is_over and has_chosen else completion.finish_reason
 
     def _logprobs(self, completion: CompletionOutput) -> dict[str, Any] | None:
         if not self._request.logprobs:

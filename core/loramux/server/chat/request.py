@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 
 from loramux.sampling_params import SamplingParams
 from loramux.server.chat.template import ChatFields
+from loramux.server.chat.tools.forms import form_of_calls
 from loramux.server.generation.sampling_fields import MAX_LOGPROBS, SamplingFields
+from loramux.server.http.errors import bad_request
 
 
 class ChatRequest(SamplingFields, ChatFields):
@@ -32,15 +34,29 @@ class ChatRequest(SamplingFields, ChatFields):
         given = self.max_completion_tokens
         return self.max_tokens if given is None else given
 
-    def params(self, defaults: Mapping[str, Any]) -> SamplingParams:
+    def params(self, defaults: Mapping[str, Any], show_special_tokens: bool) -> SamplingParams:
         """The engine's form of this request.
 
+        Args:
+            defaults: take the place of what is not given.
+            show_special_tokens: whether calls can be told by special tokens.
+
         Raises:
+            ApiError: a form is asked for, and tools that could not be called in it.
             InvalidRequestError: a value is out of range.
         """
+        if self.may_call and self.form() is not None:
+            raise bad_request(
+                "tools cannot be called by a text that has a form of its own; set tool_choice to "
+                "none, or leave the form out.",
+                "tool_choice",
+            )
+        if show_special_tokens and self.may_call and not self.must_call:
+            defaults = {**defaults, "skip_special_tokens": False}
         return self.sampling_params(
             defaults,
             max_tokens=self.tokens_to_generate,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             prompt_logprobs=self.prompt_logprobs,
+            form=form_of_calls(self),
         )

@@ -36,7 +36,7 @@ async def create_chat_completion(request: Request, server: Server) -> Response:
         "created": int(time.time()),
         "model": generation.model.name,
     }
-    answer = ChatAnswer(body, head)
+    answer = ChatAnswer(body, head, server.tools)
     if body.stream:
         return await answer_streaming(request, server, generation, answer)
     return await answer_whole(request, server, generation, answer)
@@ -48,12 +48,14 @@ def _parse(payload: dict[str, Any]) -> ChatRequest:
 
 
 async def _prepare(request: Request, server: ServerState, body: ChatRequest) -> Generation:
+    server.tools.check(body)
     admit(request, 1, body.n)
     token_ids = await server.tokenizer.run(
         lambda tokenizer: render_chat(tokenizer, body, server.chat_template, server.tokenizer.limit)
     )
     check_length(len(token_ids), body.tokens_to_generate, server.engine.max_model_len)
-    params = body.params(server.engine.default_sampling_params())
+    defaults = server.engine.default_sampling_params()
+    params = body.params(defaults, server.tools.shows_special_tokens)
     model = await choose_model(request, server, body.model, body.cache_salt)
     request_id = f"chatcmpl-{request_id_of(request)}"
     return Generation(request_id, model, [Prompt(token_ids)], [params])

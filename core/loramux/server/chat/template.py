@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, Self
 
 from jinja2 import TemplateError
-from pydantic import BaseModel, model_validator
+from pydantic import Field, model_validator
 
 from loramux.engine.front.text_limit import TextLimit
 from loramux.errors import InvalidRequestError
+from loramux.server.chat.tools.messages import plain_tool_calls
+from loramux.server.chat.tools.request import ToolFields
 from loramux.server.generation.prompts import encode
 
 _RESERVED = frozenset(
@@ -33,14 +35,14 @@ _RESERVED = frozenset(
 """Arguments of ``apply_chat_template`` itself, which a client must not set behind our back."""
 
 
-class ChatFields(BaseModel):
+class ChatFields(ToolFields):
     """The fields that decide what the prompt of a chat is."""
 
     messages: list[dict[str, Any]]
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_ending(self) -> Self:
@@ -69,6 +71,7 @@ def render_chat(
     try:
         text = tokenizer.apply_chat_template(
             messages,
+            tools=fields.tools_for_template,
             chat_template=chat_template,
             tokenize=False,
             add_generation_prompt=fields.add_generation_prompt,
@@ -104,10 +107,12 @@ def _plain_message(number: int, message: dict[str, Any]) -> dict[str, Any]:
     where = f"messages[{number}]"
     if not isinstance(message.get("role"), str):
         raise InvalidRequestError(f"{where} has no role; give it one.", where)
-    for name in ("tool_calls", "function_call", "tool_call_id", "audio"):
+    for name in ("function_call", "audio"):
         if message.get(name):
             raise InvalidRequestError(f"{where} has {name!r}, which is not supported.", where)
     given = {key: value for key, value in message.items() if value is not None}
+    if "tool_calls" in given:
+        given["tool_calls"] = plain_tool_calls(where, given["tool_calls"])
     return {**given, "content": _text(where, message.get("content"))}
 
 

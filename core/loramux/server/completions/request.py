@@ -13,6 +13,7 @@ from loramux.server.generation.prompts import parse_prompts
 from loramux.server.generation.sampling_fields import MAX_LOGPROBS, SamplingFields
 from loramux.server.generation.unsupported import UNSUPPORTED_IN_COMPLETIONS, check_fields
 from loramux.server.http.body import validate
+from loramux.server.http.errors import bad_request
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for completions."""
@@ -26,6 +27,7 @@ class CompletionRequest(SamplingFields):
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     max_tokens: int | None = Field(default=None, ge=0)
     add_special_tokens: bool = True
+    best_of: int | None = None
 
     @property
     def wants_prompt_only(self) -> bool:
@@ -73,4 +75,10 @@ def parse_completion(payload: dict[str, Any]) -> ParsedCompletion:
     """
     check_fields(payload, CompletionRequest.model_fields, UNSUPPORTED_IN_COMPLETIONS)
     body = validate(CompletionRequest, payload)
+    if body.best_of not in (None, body.n):
+        raise bad_request(
+            f"best_of must be n, which is {body.n}, or left out: no more completions are made "
+            f"than are answered, got {body.best_of}.",
+            "best_of",
+        )
     return ParsedCompletion(body, parse_prompts(body.prompt))

@@ -8,6 +8,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from loramux.sampling_params import RequestOutputKind, SamplingParams
+from loramux.server.generation.structured_fields import StructuredFields
+from loramux.structured_outputs import StructuredOutputsParams
 
 MAX_LOGPROBS = 20
 """Most likely tokens a request may ask for at each step, as in the OpenAI API."""
@@ -40,7 +42,7 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool = False
 
 
-class SamplingFields(BaseModel):
+class SamplingFields(StructuredFields):
     """Null, or not there, means: what the model's generation_config says, else OpenAI's default."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
@@ -81,8 +83,12 @@ class SamplingFields(BaseModel):
         max_tokens: int | None,
         logprobs: int | None,
         prompt_logprobs: int | None,
+        form: StructuredOutputsParams | None = None,
     ) -> SamplingParams:
         """The engine's form of these fields, ``defaults`` taking the place of what is not given.
+
+        Args:
+            form: of the text, instead of what these fields say of it.
 
         Raises:
             InvalidRequestError: a value is out of range.
@@ -96,4 +102,5 @@ class SamplingFields(BaseModel):
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             output_kind=kind,
+            structured_outputs=self.form() if form is None else form,
         )

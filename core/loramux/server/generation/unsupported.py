@@ -17,29 +17,20 @@ log = logging.getLogger(__name__)
 NeutralValues = Mapping[str, tuple[Any, ...]]
 """Field to the values that ask for nothing; null always does."""
 
-_TEXT_FORMAT = {"type": "text"}
-
 UNSUPPORTED: NeutralValues = {
     "allowed_token_ids": (),
     "bad_words": ([],),
     "detokenize": (True,),
-    "guided_choice": (),
-    "guided_decoding_backend": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "kv_transfer_params": (),
     "length_penalty": (1, 1.0),
     "logits_processors": ([],),
     "priority": (0,),
     "repetition_detection": (),
-    "response_format": (_TEXT_FORMAT,),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "service_tier": ("auto", "default"),
     "spaces_between_special_tokens": (True,),
     "store": (False,),
-    "structured_outputs": (),
     "thinking_token_budget": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
@@ -48,7 +39,6 @@ UNSUPPORTED: NeutralValues = {
 
 UNSUPPORTED_IN_COMPLETIONS: NeutralValues = {
     **UNSUPPORTED,
-    "best_of": (1,),
     "prompt_embeds": (),
     "suffix": ("",),
 }
@@ -67,14 +57,13 @@ UNSUPPORTED_IN_CHAT: NeutralValues = {
     "moderation": (),
     "prediction": (),
     "reasoning_effort": (),
-    "tool_choice": ("none",),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
 
 IGNORED = frozenset(
     {
+        "guided_decoding_backend",
         "include_reasoning",
         "metadata",
         "parallel_tool_calls",

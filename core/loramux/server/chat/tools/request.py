@@ -1,0 +1,87 @@
+"""The fields of a chat that offer tools."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Function(BaseModel):
+    """A function as OpenAI's API describes it; ``parameters`` is a JSON schema."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(min_length=1, max_length=256)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+    @property
+    def schema_of_arguments(self) -> dict[str, Any]:
+        return self.parameters or {"type": "object", "properties": {}}
+
+
+class Tool(BaseModel):
+    """A tool; functions are the only kind."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(BaseModel):
+    """Which function is to be called."""
+
+    name: str
+
+
+class NamedToolChoice(BaseModel):
+    """``tool_choice`` of one function."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class ToolFields(BaseModel):
+    """Which tools there are, and whether the model may, must or must not call them."""
+
+    tools: list[Tool] = Field(default_factory=list)
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    parallel_tool_calls: bool = True
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> Self:
+        names = [tool.function.name for tool in self.tools]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"tools has two functions named {name!r}; rename one")
+        choice = self.tool_choice
+        if choice == "required" and not names:
+            raise ValueError("tool_choice is 'required', and there are no tools; give some")
+        if isinstance(choice, NamedToolChoice) and choice.function.name not in names:
+            raise ValueError(
+                f"tool_choice names {choice.function.name!r}, which is not among the tools"
+            )
+        return self
+
+    @property
+    def may_call(self) -> bool:
+        """Whether the answer may hold calls."""
+        return bool(self.tools) and self.tool_choice != "none"
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer is nothing but calls."""
+        return self.tool_choice == "required" or self.named_tool is not None
+
+    @property
+    def named_tool(self) -> Tool | None:
+        """The tool that ``tool_choice`` names."""
+        if not isinstance(self.tool_choice, NamedToolChoice):
+            return None
+        name = self.tool_choice.function.name
+        return next(tool for tool in self.tools if tool.function.name == name)
+
+    @property
+    def tools_for_template(self) -> list[dict[str, Any]] | None:
+        """The tools as chat templates expect them."""
+        return [tool.model_dump(exclude_none=True) for tool in self.tools] or None
