@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from loramux_kernels.triton_lora.arena import GRANULE
 
 RECORD = 4
+_FORMAT = struct.Struct("3if")
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,15 @@ class AdapterTable:
         Raises:
             ValueError: a matrix is not aligned.
         """
-        row = array("i", [0]) * (self.num_sites * RECORD)
+        row = bytearray(self.num_sites * _FORMAT.size)
         for site, pair in placements.items():
-            if pair.a % GRANULE or pair.b % GRANULE:
+            if (pair.a | pair.b) % GRANULE:
                 raise ValueError(
                     f"the matrices of site {site} lie at elements {pair.a} and {pair.b}: "
                     f"place them at multiples of {GRANULE}."
                 )
-            record = array("i", (pair.a // GRANULE, pair.b // GRANULE, pair.rank))
-            record.frombytes(struct.pack("f", pair.scaling))
-            row[site * RECORD : (site + 1) * RECORD] = record
+            granules = pair.a // GRANULE, pair.b // GRANULE
+            _FORMAT.pack_into(row, site * _FORMAT.size, *granules, pair.rank, pair.scaling)
         return torch.frombuffer(row, dtype=torch.int32).view(self.num_sites, RECORD)
 
     def clear(self, slot: int) -> None:

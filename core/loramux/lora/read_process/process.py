@@ -60,7 +60,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[number],
-                start_new_session=True,
+                process_group=0,  # which no Ctrl-C at a terminal is sent to
             )
         self._watcher = threading.Thread(
             target=self._watch, name="loramux-read-process", daemon=True
