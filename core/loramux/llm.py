@@ -27,7 +27,7 @@ class LLM:
     """A model with any number of LoRA adapters, for work that needs no server.
 
     Nobody watches single tokens here, so on a GPU a step takes in up to ``OFFLINE_TOKENS`` tokens
-    unless ``max_num_batched_tokens`` says otherwise.
+    unless ``max_num_batched_tokens`` says otherwise, and prompts need not go gently beside streams.
 
     Args:
         model: directory or Hugging Face id of the base model.
@@ -40,6 +40,7 @@ class LLM:
     def __init__(self, model: str, **engine_args: Any) -> None:
         if choose_device(engine_args.get("device", "auto")).type == "cuda":
             engine_args.setdefault("max_num_batched_tokens", OFFLINE_TOKENS)
+            engine_args.setdefault("prefill_chunk_size", engine_args["max_num_batched_tokens"])
         self.llm_engine = LLMEngine.from_engine_args(EngineArgs(model=model, **engine_args))
         self._ids = count()
 

@@ -23,11 +23,18 @@ from loramux_kernels.triton_lora import (
     rotate_and_store_with_lora_,
 )
 
+MAX_FUSED_RANK = 64
+"""Larger adapters are read too often by kernels that compute few rows at a time."""
+MIN_FUSED_PROMPT_ROWS = 1025
+"""Steps with prompts that are captured as graphs are smaller: launches cost them little, and the
+kernels that only add updates have more programs for few rows."""
+
 
 class KernelUpdates(PackedUpdates):
     """Two work lists, one for steps of single tokens and one for all others.
 
-    What the decoder computes from a product by a kernel of its own adds the updates on its way.
+    What the decoder computes from a product by a kernel of its own adds the updates on its way,
+    where that was measured to be faster than a kernel before it.
 
     Args:
         table: its columns are the sites of ``projections`` in order, before any others.
@@ -51,6 +58,7 @@ class KernelUpdates(PackedUpdates):
         self._decode = LoRAWork(table, decode, max_decode_rows, max_rank, slices)
         self._prefill = LoRAWork(table, prefill, max_rows, max_rank, slices)
         self._work = self._decode
+        self._can_fuse = max_rank <= MAX_FUSED_RANK
 
     def fill(self, spans: Sequence[RowSpan], num_rows: int, *, is_decode: bool) -> None:
         """Name the rows of the step that follows.
@@ -67,20 +75,31 @@ class KernelUpdates(PackedUpdates):
         apply_lora_(y, x, self._projections[projection], self._work)
 
     def activate(self, projection: int, y: Tensor, x: Tensor, kind: Activation) -> Tensor:
+        if not self._fuses(y):
+            return super().activate(projection, y, x, kind)
         return activate_with_lora(y, x, self._projections[projection], self._work, kind)
 
     def add_rms_norm_(
         self, projection: int, y: Tensor, x: Tensor, residual: Tensor, norm: RMSNorm
     ) -> Tensor:
+        if not self._fuses(y):
+            return super().add_rms_norm_(projection, y, x, residual, norm)
         packed = self._projections[projection]
         return add_rms_norm_with_lora_(y, x, residual, packed, self._work, norm)
 
     def rotate_and_store_(
         self, projection: int, y: Tensor, x: Tensor, rotation: Rotation
     ) -> Tensor:
+        if not self._fuses(y):
+            return super().rotate_and_store_(projection, y, x, rotation)
         return rotate_and_store_with_lora_(
             y, x, self._projections[projection], self._work, rotation
         )
+
+    def _fuses(self, y: Tensor) -> bool:
+        """By what is fixed for a captured step, never by what it is filled with."""
+        is_large = y.shape[0] >= MIN_FUSED_PROMPT_ROWS
+        return self._can_fuse and (self._work is self._decode or is_large)
 
 
 def _packed_projections(
