@@ -14,6 +14,7 @@ from openai import NotFoundError
 from prometheus_client import REGISTRY
 
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
+from loramux.lora.request import LoRARequest
 from loramux.server.access.keyring import Keyring
 from loramux.server.metrics.model_series import MAX_SERIES, ModelTable
 from tests.server.conftest import FolderResolver, state_around
@@ -172,6 +173,15 @@ def test_more_adapters_than_series() -> None:
     assert shown["other"].generation_tokens == 2 * MAX_SERIES
     assert shown["base"].generation_tokens == 1
     assert set(dict(table.shown([]))) == {"base", "other"}
+
+
+def test_more_adapters_in_memory_than_labels(server: RunningServer) -> None:
+    server.engine.loads += [
+        LoRARequest(f"loaded-{number}", 1, "/somewhere") for number in range(3 * MAX_SERIES)
+    ]
+    shown = Scrape.of(server).labels("lora_adapter_loaded", "adapter_name")
+    assert len(shown) == MAX_SERIES
+    assert f"loaded-{3 * MAX_SERIES - 1}" in shown
 
 
 def test_what_no_scrape_has_seen_of_an_adapter_is_not_lost() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
+from typing import Self
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -25,20 +27,34 @@ _SECONDS = {
 
 
 class ServerCollector(Collector):
-    """Reads the server's and the engine's counters; may run on any thread."""
+    """One reading of the server's and the engine's counters."""
 
-    def __init__(self, server: ServerState) -> None:
+    def __init__(
+        self,
+        server: ServerState,
+        stats: EngineStats,
+        infos: Sequence[AdapterInfo],
+        models: Sequence[tuple[str, ModelSeries]],
+    ) -> None:
         self._server = server
+        self._stats = stats
+        self._infos = infos
+        self._models = models
+
+    @classmethod
+    async def read(cls, server: ServerState) -> Self:
+        """Read everything, on the event loop only what is counted there."""
+        infos = await asyncio.to_thread(server.engine.adapter_infos)
+        models = server.metrics.models.shown(_loaded(infos))
+        return cls(server, server.engine.stats(), infos, models)
 
     def collect(self) -> Iterator[Metric]:
-        """All families, each whole."""
-        server = self._server
-        stats, infos = server.engine.stats(), server.engine.adapter_infos()
+        """All families, each whole; on any thread."""
         yield gauges("build_info", "The version that runs.", ["version"], [((__version__,), 1)])
-        yield from _engine_families(stats)
-        yield from _model_families(server.metrics.models.shown(_loaded(infos)))
-        yield from _answer_families(server)
-        yield from adapter_families(server, stats, infos)
+        yield from _engine_families(self._stats)
+        yield from _model_families(self._models)
+        yield from _answer_families(self._server)
+        yield from adapter_families(self._server, self._stats, self._infos)
 
 
 def _loaded(infos: Sequence[AdapterInfo]) -> set[str]:

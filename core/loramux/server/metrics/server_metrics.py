@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ServerMetrics:
-    """Plain numbers, counted on the event loop and read by a scrape on another thread."""
+    """Plain numbers, changed on the event loop alone; a scrape may read them on another thread."""
 
     def __init__(self, base_names: Collection[str]) -> None:
         self.models = ModelTable(base_names)
