@@ -312,3 +312,65 @@ def test_a_panic_while_placing_is_told_like_any_failure(store, make_pool):
     place(pool, store, "a", "b")
     assert pool.resident_digests == {"b"}
     assert "a library gave up" in str(pool.take_failures()["a"])
+
+
+def carried_out(pool: DevicePool, store: Store, order: Future[None]) -> None:
+    """Turn the pool as the engine's thread does, until an order is done."""
+    while not order.done():
+        pool.collect()
+        if not order.done():
+            store.wait()
+
+
+def test_an_order_brings_an_adapter_that_no_sequence_asks_for(store, make_pool):
+    pool = make_pool(1)
+    order = pool.order(ADAPTERS["a"])
+    assert not order.done()
+    carried_out(pool, store, order)
+    assert order.result() is None
+    assert pool.resident_digests == {"a"}
+    assert pool.references() == {"a": 0}
+
+
+def test_an_order_ends_as_its_placement_does_and_can_be_given_again(store, make_pool):
+    pool = make_pool(1)
+    store.failures["a"] = AdapterRefusedError("broken")
+    order = pool.order(ADAPTERS["a"])
+    carried_out(pool, store, order)
+    assert order.exception() is store.failures.pop("a")
+    carried_out(pool, store, again := pool.order(ADAPTERS["a"]))
+    assert again.result() is None
+
+
+def test_an_order_waits_for_room_until_it_is_cancelled(store, make_pool):
+    pool = make_pool(1)
+    place(pool, store, "a")
+    pool.hold(ADAPTERS["a"])
+    waiting, cancelled = pool.order(ADAPTERS["b"]), pool.order(ADAPTERS["c"])
+    assert cancelled.cancel()
+    for _ in range(3):
+        pool.collect()
+    assert not waiting.done()
+    pool.let_go(ADAPTERS["a"])
+    carried_out(pool, store, waiting)
+    assert pool.resident_digests == {"b"}
+    assert "c" not in store.fetched
+
+
+def test_a_pinned_adapter_makes_no_room(store, make_pool):
+    pool = make_pool(2)
+    pool.pinned = frozenset("a")
+    place(pool, store, "a", "b", "c", "d")
+    assert pool.resident_digests == {"a", "d"}
+    pool.pinned = frozenset()
+    place(pool, store, "b")
+    assert pool.resident_digests == {"d", "b"}
+
+
+def test_a_pinned_adapter_can_still_be_unloaded(store, make_pool):
+    pool = make_pool(2)
+    pool.pinned = frozenset("a")
+    place(pool, store, "a")
+    pool.retire("a")
+    pool.collect()
+    assert pool.resident_digests == frozenset()

@@ -85,3 +85,15 @@ def test_many_threads_never_carry_it_past_its_capacity():
 
     with ThreadPoolExecutor(8) as threads:
         assert max(threads.map(use, range(2000))) <= 2
+
+
+def test_pinned_adapters_stay_beyond_the_bounds():
+    cache = HostCache(2)
+    cache.pinned = frozenset("ab")
+    for digest in "abcd":
+        cache.put(WEIGHTS[digest])
+    assert [digest for digest in WEIGHTS if digest in cache] == ["a", "b", "d"]
+    cache.pinned = frozenset()
+    cache.put(WEIGHTS["e"])
+    assert len(cache) == 2
+    assert "e" in cache

@@ -52,6 +52,8 @@ class FakeEngine:
         self.loads: list[LoRARequest] = []
         self.loads_cancelled = 0
         self.unloaded: list[str] = []
+        self.placed: list[str] = []
+        self.pinned: list[str] = []
         self.failures: dict[str, Exception] = {}
         self.load_failures: dict[str, Exception] = {}
         self.fails_after = 0
@@ -90,13 +92,24 @@ class FakeEngine:
             raise error
         return FakeAdapterInfo(lora_request.name, digest_of(lora_request), lora_request.path)
 
+    async def prefetch_lora(self, lora_request: LoRARequest) -> None:
+        self.placed.append(lora_request.name)
+
+    async def pin_lora(self, lora_request: LoRARequest) -> None:
+        self.pinned.append(lora_request.name)
+
+    def unpin_lora(self, lora_name: str) -> bool:
+        was_pinned = lora_name in self.pinned
+        self.pinned = [name for name in self.pinned if name != lora_name]
+        return was_pinned
+
     async def unload_lora(self, lora_name: str) -> None:
         self.unloaded.append(lora_name)
 
     def adapter_infos(self) -> list[FakeAdapterInfo]:
         last = {request.name: request for request in self.loads}
         return [
-            FakeAdapterInfo(name, digest_of(request), request.path)
+            FakeAdapterInfo(name, digest_of(request), request.path, is_pinned=name in self.pinned)
             for name, request in last.items()
         ]
 

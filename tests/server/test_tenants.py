@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -327,3 +328,38 @@ def test_keys_that_are_taken_away_open_nothing(server: RunningServer, keys_file:
     assert ask(server, "sk-new", "GET", "/v1/models").status_code == 200
     keys_file.write_text(KEYS)
     server.state.keyring.reload()
+
+
+def test_operators_bring_adapters_near_and_keep_them_there(server: RunningServer) -> None:
+    def door(method: str, path: str, key: str = "sk-ops") -> httpx.Response:
+        return ask(server, key, method, f"/v1/adapters/{path}")
+
+    assert door("POST", "team-a/x/prefetch").json() == {"name": "team-a/x", "tier": "device"}
+    pinned = door("POST", "team-a/x/pin")
+    assert pinned.json() == {"name": "team-a/x", "tier": "device", "pinned": True}
+    assert server.engine.placed[-1] == server.engine.pinned[-1] == "team-a/x"
+    rows = ask(server, "sk-ops", "GET", "/v1/adapters").json()["data"]
+    assert "team-a/x" in [row["name"] for row in rows if row["pinned"]]
+    assert door("DELETE", "team-a/x/pin", "sk-ops-a").json()["pinned"] is False
+    again = door("DELETE", "team-a/x/pin")
+    foreign = door("DELETE", "team-b/x/pin", "sk-ops-a")
+    assert shape(again, "team-a/x") == shape(foreign, "team-b/x")
+    for verb in ("pin", "prefetch"):
+        assert door("POST", f"absent/{verb}").status_code == 404
+        assert door("POST", f"base/{verb}").status_code == 404
+        assert door("POST", f"team-b/x/{verb}", "sk-ops-a").status_code == 404
+    assert door("DELETE", "team-a/x").status_code == 200
+    assert server.engine.unloaded[-1] == "team-a/x"
+    assert door("DELETE", "team-a/x").status_code == 404
+
+
+def test_rows_tell_how_an_adapter_is_used(server: RunningServer) -> None:
+    started = time.time()
+    for _ in range(3):
+        complete(server, "sk-aaa", "team-a/used")
+    rows = ask(server, "sk-aaa", "GET", "/v1/adapters").json()["data"]
+    (row,) = [row for row in rows if row["name"] == "team-a/used"]
+    assert row["hits"] == 3
+    assert started <= row["last_used"] <= time.time()
+    assert (row["references"], row["pinned"], row["tier"]) == (0, False, "host")
+    assert row["source"] == row["path"] == "/of/team-a/used"

@@ -14,14 +14,13 @@ from loramux.engine.assembly import EngineParts, assemble
 from loramux.engine.front.prompts import Prompt
 from loramux.engine.llm_engine import LLMEngine, PreparedRequest, unstarted_output
 from loramux.engine.mailbox import Mailbox, deliver
+from loramux.engine.residency import Residency
 from loramux.engine.stats import EngineStats
 from loramux.engine.structured.matcher import Grammar
-from loramux.errors import AdapterUnavailableError, EngineDeadError, InvalidRequestError
+from loramux.errors import EngineDeadError, InvalidRequestError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo
-from loramux.lora.fetch.shared_work import Abandoned
 from loramux.lora.request import LoRARequest
-from loramux.lora.resolve.deadline import resolve_timeout
 from loramux.outputs import RequestOutput
 from loramux.sampling_params import SamplingParams
 
@@ -43,6 +42,7 @@ class AsyncLLMEngine:
         self.max_model_len = parts.max_model_len
         self._materializer = parts.materializer
         self._lora = parts.lora
+        self._residency = _residency(parts)
         self._engine = LLMEngine(parts)
         self._commands: deque[Callable[[], object]] = deque()
         self._mailboxes: dict[str, Mailbox] = {}
@@ -113,25 +113,42 @@ class AsyncLLMEngine:
             AdapterRefusedError: it cannot be served exactly.
             AdapterUnavailableError: its source cannot answer.
         """
-        self._check_alive()
-        if self._materializer is None:
-            raise InvalidRequestError(
-                "This engine was started without LoRA; start it with --enable-lora.", "lora_name"
-            )
+        materializer = self._require_lora().materializer
         adapter = await self._load(lora_request)
-        return self._materializer.info(lora_request.lora_name, adapter, self._resident())
+        return materializer.info(lora_request.lora_name, adapter, self._resident())
+
+    async def prefetch_lora(self, lora_request: LoRARequest) -> None:
+        """:meth:`load_lora`, and place the adapter on the device.
+
+        Raises:
+            AdapterUnavailableError: it gets no room there in time.
+        """
+        residency = self._require_lora()
+        await residency.place(lora_request.name, await self._load(lora_request))
+
+    async def pin_lora(self, lora_request: LoRARequest) -> None:
+        """:meth:`prefetch_lora`, and evict the adapter no more until it is unpinned or unloaded.
+
+        Raises:
+            InvalidRequestError: too many are pinned.
+        """
+        residency = self._require_lora()
+        await residency.pin(lora_request, await self._load(lora_request))
+
+    def unpin_lora(self, lora_name: str) -> bool:
+        """Let an adapter be evicted again; tells whether it was pinned."""
+        return self._residency is not None and self._residency.unpin(lora_name)
 
     async def unload_lora(self, lora_name: str) -> None:
         """Free the adapter of a name, on the device once the requests that run on it are over."""
+        self.unpin_lora(lora_name)
         adapter = None if self._materializer is None else self._materializer.forget(lora_name)
         if adapter is not None and self._lora is not None:
             self._lora.pool.retire(adapter.digest)
 
     def adapter_infos(self) -> list[AdapterInfo]:
         """Adapters the engine knows, the latest asked for last."""
-        if self._materializer is None or self._lora is None:
-            return []
-        return self._materializer.infos(self._resident())
+        return [] if self._residency is None else self._residency.infos()
 
     def stats(self) -> EngineStats:
         """What the engine has counted; whose adapter is still being read waits, too."""
@@ -166,20 +183,16 @@ class AsyncLLMEngine:
         return None if form is None else await self._engine.grammars.compile_later(form)
 
     async def _load(self, lora_request: LoRARequest) -> Adapter:
-        assert self._materializer is not None, "prepare() has checked that LoRA is on"
-        timeout = resolve_timeout()
-        try:
-            async with asyncio.timeout(timeout):
-                return await asyncio.wrap_future(self._materializer.load(lora_request))
-        except TimeoutError as error:
-            raise AdapterUnavailableError(
-                f"Adapter {lora_request.lora_name!r} was not ready within {timeout:g} s; "
-                "try again later."
-            ) from error
-        except Abandoned as error:
-            raise EngineDeadError(
-                f"The engine was shut down before adapter {lora_request.lora_name!r} was read."
-            ) from error
+        assert self._residency is not None, "prepare() has checked that LoRA is on"
+        return await self._residency.load(lora_request)
+
+    def _require_lora(self) -> Residency:
+        self._check_alive()
+        if self._residency is None:
+            raise InvalidRequestError(
+                "This engine was started without LoRA; start it with --enable-lora.", "lora_name"
+            )
+        return self._residency
 
     def _resident(self) -> frozenset[str]:
         return frozenset() if self._lora is None else self._lora.pool.resident_digests
@@ -254,3 +267,9 @@ class AsyncLLMEngine:
             if output.finished:
                 del self._serving[output.request_id]
         deliver(posts)
+
+
+def _residency(parts: EngineParts) -> Residency | None:
+    if parts.lora is None or parts.materializer is None:
+        return None
+    return Residency(parts.materializer, parts.lora.pool, parts.args.max_loras)

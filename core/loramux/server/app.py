@@ -9,7 +9,7 @@ from loramux import __version__
 from loramux.errors import LoramuxError
 from loramux.server import health, tokenization
 from loramux.server.access.rules import OPEN_PATHS
-from loramux.server.adapters import models
+from loramux.server.adapters import models, placement
 from loramux.server.adapters import routes as adapters
 from loramux.server.adapters import updates as adapter_updates
 from loramux.server.chat import routes as chat
@@ -50,6 +50,8 @@ def build_app(server: ServerState) -> FastAPI:
     app.state.server = server
     for router in ROUTERS:
         app.include_router(router)
+    if server.allow_runtime_updates or not server.keyring.is_open:
+        app.include_router(placement.router)  # first, or its paths would be names to the others
     if server.allow_runtime_updates:
         app.include_router(adapter_updates.router)
     if server.activity is not None:

@@ -42,6 +42,7 @@ class FakeEngine:
         self.loads: list[LoRARequest] = []
         """Every adapter it was asked to load, in order."""
         self._infos: dict[LoRARequest, AdapterInfo] = {}
+        self._pinned: set[str] = set()
 
     async def generate(
         self,
@@ -79,6 +80,21 @@ class FakeEngine:
         info = await asyncio.to_thread(_info, lora_request)
         self._infos[lora_request] = info
         return info
+
+    async def prefetch_lora(self, lora_request: LoRARequest) -> None:
+        """Fetch and check it; there is no device."""
+        await self.load_lora(lora_request)
+
+    async def pin_lora(self, lora_request: LoRARequest) -> None:
+        """The same; nothing is ever evicted here."""
+        await self.load_lora(lora_request)
+        self._pinned.add(lora_request.name)
+
+    def unpin_lora(self, lora_name: str) -> bool:
+        """See ``AsyncLLMEngine.unpin_lora``."""
+        was_pinned = lora_name in self._pinned
+        self._pinned.discard(lora_name)
+        return was_pinned
 
     async def unload_lora(self, lora_name: str) -> None:
         """Forget the adapter of a name."""

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from loramux.lora.adapter import Adapter
+from loramux.lora.device.orders import PlacementOrders
 from loramux.lora.device.resident import ResidentAdapter, ResidentPair
 from loramux.lora.device.store import AdapterStore
 from loramux.lora.weights import AdapterWeights
@@ -53,6 +54,8 @@ class DevicePool:
     """New requests whose adapter was on the device already."""
     num_misses: int = 0
     num_evictions: int = 0
+    pinned: frozenset[str] = frozenset()
+    """Digests of adapters that never make room for others."""
     place_seconds: Distribution = field(default_factory=lambda: Distribution(STAGE_SECONDS))
 
     _resident: OrderedDict[str, ResidentAdapter] = field(default_factory=OrderedDict)
@@ -65,6 +68,7 @@ class DevicePool:
         default_factory=queue.SimpleQueue
     )
     _to_retire: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
+    _orders: PlacementOrders = field(default_factory=PlacementOrders)
 
     def __post_init__(self) -> None:
         self._threads = ThreadPoolExecutor(PLACING_THREADS, thread_name_prefix="loramux-place")
@@ -116,11 +120,26 @@ class DevicePool:
         while not self._arrived.empty():
             self._take_in(*self._arrived.get())
         self._wanted.clear()
+        self._orders.advance(self)
+
+    def order(self, adapter: Adapter) -> Future[None]:
+        """Bring an adapter here for no sequence's sake; may be called on any thread."""
+        order = self._orders.place(adapter)
+        self.on_change()
+        return order
+
+    def references(self) -> dict[str, int]:
+        """Sequences that hold each adapter here, by digest; may be called on any thread."""
+        return {digest: held.references for digest, held in list(self._resident.items())}
 
     def take_failures(self) -> dict[str, Exception]:
         """Placements that failed since last asked, by digest; the next request may try again."""
         failures, self._failures = self._failures, {}
         return failures
+
+    def take_failure(self, adapter: Adapter) -> Exception | None:
+        """Why one adapter's placement failed; the next request for it tries again."""
+        return self._failures.pop(adapter.digest, None)
 
     def hold(self, adapter: Adapter) -> None:
         """Count one more sequence that needs a resident adapter to stay."""
@@ -172,7 +191,7 @@ class DevicePool:
         idle = [
             digest
             for digest, held in self._resident.items()
-            if not held.references and digest not in keep
+            if not held.references and digest not in keep and digest not in self.pinned
         ]
         while not self.store.reserve(resident):
             if not idle:

@@ -35,6 +35,8 @@ class HostCache:
         self.max_bytes = host_cache_bytes() if max_bytes is None else max_bytes
         self.num_bytes = 0
         self.num_evictions = 0
+        self.pinned: frozenset[str] = frozenset()
+        """Digests that stay, in place of others and beyond the bounds where there are none."""
         self._weights: OrderedDict[str, AdapterWeights] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -51,8 +53,8 @@ class HostCache:
             left = [self._take(weights.digest)]
             self._weights[weights.digest] = weights
             self.num_bytes += weights.num_bytes
-            while self._is_overfull():
-                left.append(self._take(next(iter(self._weights))))
+            while self._is_overfull() and (oldest := self._oldest_unpinned(weights.digest)):
+                left.append(self._take(oldest))
                 self.num_evictions += 1
         del left
 
@@ -73,6 +75,10 @@ class HostCache:
         weights = self._weights.pop(digest, None)
         self.num_bytes -= 0 if weights is None else weights.num_bytes
         return weights
+
+    def _oldest_unpinned(self, latest: str) -> str | None:
+        keep = self.pinned | {latest}
+        return next((digest for digest in self._weights if digest not in keep), None)
 
     def _is_overfull(self) -> bool:
         count = len(self._weights)

@@ -1,0 +1,107 @@
+"""Adapters that are brought to the device early, or kept there whatever others ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from loramux import AsyncLLMEngine, EngineArgs, LoRARequest
+from loramux.errors import AdapterNotFoundError, AdapterUnavailableError, InvalidRequestError
+from loramux.lora.adapter import AdapterInfo, Tier
+from tests.engine.world import (
+    BLOCK,
+    MAX_MODEL_LEN,
+    NUM_TOKENS,
+    PROMPTS,
+    copy_adapter,
+    greedy_params,
+)
+
+
+@pytest.fixture
+def engine(world) -> Iterator[AsyncLLMEngine]:
+    args = EngineArgs(
+        model=str(world.model), enable_lora=True, max_loras=1, max_lora_rank=128,
+        block_size=BLOCK, max_model_len=MAX_MODEL_LEN, num_gpu_blocks_override=64,
+    )  # fmt: skip
+    engine = AsyncLLMEngine.from_engine_args(args)
+    yield engine
+    asyncio.run(engine.shutdown())
+
+
+def info_of(engine: AsyncLLMEngine, lora: LoRARequest) -> AdapterInfo:
+    (info,) = [info for info in engine.adapter_infos() if info.name == lora.name]
+    return info
+
+
+async def tokens(engine: AsyncLLMEngine, lora: LoRARequest, name: str = "r") -> list[int]:
+    stream = engine.generate({"prompt_token_ids": PROMPTS[0]}, greedy_params(), name, lora)
+    return [output async for output in stream][-1].outputs[0].token_ids
+
+
+def test_prefetch_places_and_pin_keeps(engine, world):
+    """There is room for two adapters on the device."""
+    kept = world.lora("attention")
+    others = [world.lora(name) for name in ("mlp", "wide", "narrow")]
+
+    async def run() -> None:
+        await engine.prefetch_lora(kept)
+        assert info_of(engine, kept).tier is Tier.DEVICE
+        for other in others[:2]:
+            await engine.prefetch_lora(other)
+        assert info_of(engine, kept).tier is not Tier.DEVICE
+        await engine.pin_lora(kept)
+        for other in others:
+            await engine.prefetch_lora(other)
+        info = info_of(engine, kept)
+        assert (info.tier, info.is_pinned, info.references) == (Tier.DEVICE, True, 0)
+        assert await tokens(engine, kept) == world.greedy("attention", PROMPTS[0], NUM_TOKENS)
+        with pytest.raises(InvalidRequestError, match="unpin one first"):
+            await engine.pin_lora(others[0])
+        assert engine.unpin_lora(kept.name)
+        assert not engine.unpin_lora(kept.name)
+        for other in others:
+            await engine.prefetch_lora(other)
+        info = info_of(engine, kept)
+        assert (info.tier is Tier.DEVICE, info.is_pinned) == (False, False)
+
+    asyncio.run(run())
+
+
+def test_a_pin_follows_the_bytes_and_ends_when_they_are_unloaded(engine, world, tmp_path):
+    path = copy_adapter(world.adapters["attention"], tmp_path / "mine")
+    mine = LoRARequest("mine", 1, str(path))
+
+    async def run() -> None:
+        await engine.pin_lora(mine)
+        before = info_of(engine, mine).digest
+        copy_adapter(world.adapters["mlp"], path)
+        await engine.load_lora(LoRARequest("mine", 1, str(path), load_inplace=True))
+        await engine.prefetch_lora(mine)
+        after = info_of(engine, mine)
+        assert after.digest != before
+        assert (after.tier, after.is_pinned) == (Tier.DEVICE, True)
+        await engine.unload_lora("mine")
+        assert not engine.unpin_lora("mine")
+        await engine.pin_lora(world.lora("wide"))
+
+    asyncio.run(run())
+
+
+def test_what_cannot_be_placed_is_not_pinned(engine, world, tmp_path, monkeypatch):
+    absent = LoRARequest("absent", 1, str(tmp_path / "absent"))
+
+    async def run() -> None:
+        with pytest.raises(AdapterNotFoundError):
+            await engine.pin_lora(absent)
+        monkeypatch.setenv("LORAMUX_LORA_RESOLVE_TIMEOUT", "0.3")
+        monkeypatch.setattr(engine._lora.pool.store, "reserve", lambda resident: False)
+        with pytest.raises(AdapterUnavailableError, match="no room"):
+            await engine.pin_lora(world.lora("wide"))
+        assert not engine.unpin_lora("wide")
+        monkeypatch.undo()
+        await engine.pin_lora(world.lora("wide"))
+
+    asyncio.run(run())
