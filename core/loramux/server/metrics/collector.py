@@ -102,8 +102,13 @@ def _model_families(models: Sequence[tuple[str, ModelSeries]]) -> Iterator[Metri
         ],
     )  # fmt: skip
     for name, text in _SECONDS.items():
-        series_of = [(model, series.seconds[name]) for model, series in models]
-        yield histograms(f"{name}_seconds", text, label[0], series_of)
+        # Most lines of a scrape are buckets; an adapter's empty ones tell nobody anything.
+        told = [
+            (model, series.seconds[name])
+            for position, (model, series) in enumerate(models)
+            if position == 0 or series.seconds[name].count
+        ]
+        yield histograms(f"{name}_seconds", text, label[0], told)
 
 
 def _answer_families(server: ServerState) -> Iterator[Metric]:
