@@ -28,7 +28,11 @@ class ResolveContext:
     """Who asks, and until when an answer is of use."""
 
     caller: str | None = None
-    """Identity of the caller as the server established it; None where it knows none."""
+    """Identity of the caller as the server established it; None where it knows none.
+
+    The name of the API key where it has one (``--api-keys-file``), else the first sixteen
+    hexadecimal digits of the key's SHA-256.
+    """
     deadline: float = math.inf
     """Time of :func:`time.monotonic` after which the answer is no longer waited for."""
 
