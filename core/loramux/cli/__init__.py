@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
+from loramux.cli.config_file import with_config_first
+
 COMMANDS = {
     "serve": "answer requests over HTTP, with the OpenAI API",
     "generate": "continue one prompt and print the text",
+    "chat": "talk to a model in the terminal",
     "bench": "measure throughput and latency",
     "adapters": "list, inspect, verify and fetch adapters",
     "plugins": "list the plugins and what became of each",
@@ -25,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from loramux.errors import LoramuxError
 
-    words = _with_dashes(sys.argv[1:] if argv is None else argv)
+    words = with_config_first(_with_dashes(sys.argv[1:] if argv is None else argv))
     parser, command = _parser(words)
     arguments = parser.parse_args(words)
     try:

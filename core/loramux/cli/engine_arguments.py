@@ -43,6 +43,9 @@ def engine_args_from(
         InvalidRequestError: a value is out of range.
     """
     given = [name for name in (arguments.model_tag, arguments.model) if name is not None]
+    configured = getattr(arguments, "configured_model", None)
+    if not given and configured is not None:
+        given = [configured]
     if len(given) != 1:
         parser_error("give exactly one MODEL: a directory or a Hugging Face id")
     values = {name: getattr(arguments, name) for name in _flagged()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loramux.cli import COMMANDS
+from loramux.cli.config_file import add_config_argument
 from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
 from loramux.cli.serve_locks import (
     API_KEY_VARIABLE,
@@ -38,6 +39,7 @@ def add_parser(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(parser_error=parser.error)
+    add_config_argument(parser)
     _add_server_arguments(parser.add_argument_group("server"))
     add_access_arguments(parser.add_argument_group("who may do what"))
     add_connection_arguments(parser.add_argument_group("connections"))

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 
 from loramux import __version__
 from loramux.errors import LoramuxError
-from loramux.server import health, tokenization
+from loramux.server import embeddings, health, tokenization
 from loramux.server.access.rules import OPEN_PATHS
 from loramux.server.adapters import models, placement
 from loramux.server.adapters import routes as adapters
@@ -39,6 +39,7 @@ ROUTERS = [
     chat.router,
     plain_generate.router,
     tokenization.router,
+    embeddings.router,
     adapters.router,
     metrics.router,
 ]

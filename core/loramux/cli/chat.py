@@ -1,0 +1,128 @@
+"""``loramux chat``: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from loramux.cli import COMMANDS
+from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
+from loramux.errors import InvalidRequestError, LoramuxError
+
+if TYPE_CHECKING:
+    from loramux.cli.chat_partners import Message, Partner
+
+WELCOME = "Say something. /new begins anew, /exit or Ctrl-D ends, Ctrl-C stops an answer."
+API_KEY_VARIABLE = "LORAMUX_API_KEY"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the sub-command's parser."""
+    parser = subparsers.add_parser(
+        "chat",
+        help=COMMANDS["chat"],
+        usage="loramux chat MODEL [options]\n       loramux chat --url URL [options]",
+        description="Talk to a model that is loaded for it, or to one that a server runs.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(parser_error=parser.error)
+    add = parser.add_argument_group("chat").add_argument
+    add("--url", metavar="URL", help="server to talk to, such as http://127.0.0.1:8000; MODEL is "
+        "then the name of one of its models, the first one unless told")  # fmt: skip
+    add("--api-key", metavar="KEY", help=f"for --url; also read from {API_KEY_VARIABLE}")
+    add("--lora", metavar="ADAPTER", help="adapter to talk to: a directory or a Hugging Face id, "
+        "or with --url its name")  # fmt: skip
+    add("--system", metavar="TEXT", help="what the model is told first")
+    add("--max-tokens", type=int, metavar="INT", help="longest answer")
+    add("--temperature", type=float, metavar="FLOAT", help="0 is greedy")
+    add("--top-p", type=float, metavar="FLOAT", help="share of probability to draw from")
+    add_engine_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Talk until the input ends."""
+    try:
+        partner = _remote(arguments) if arguments.url else _local(arguments)
+    except InvalidRequestError as error:
+        print(f"loramux chat: {error}", file=sys.stderr)
+        return 2
+    try:
+        converse(partner, arguments.system)
+    finally:
+        partner.close()
+    return 0
+
+
+def converse(partner: Partner, system: str | None) -> None:
+    """Ask for lines, and print the answers as they come."""
+    beginning: list[Message] = [{"role": "system", "content": system}] if system else []
+    messages = list(beginning)
+    if sys.stdin.isatty():
+        print(WELCOME)
+    for line in _lines():
+        if line == "/exit":
+            return
+        if line == "/new":
+            messages = list(beginning)
+            continue
+        messages.append({"role": "user", "content": line})
+        answer = _answer(partner, messages)
+        if answer is None:
+            messages.pop()
+        else:
+            messages.append({"role": "assistant", "content": answer})
+
+
+def _answer(partner: Partner, messages: list[Message]) -> str | None:
+    """Print an answer; None where there was none."""
+    pieces: list[str] = []
+    answer = partner.answer(messages)
+    try:
+        for piece in answer:
+            pieces.append(piece)
+            print(piece, end="", flush=True)
+    except LoramuxError as error:
+        print(f"loramux chat: {error}", file=sys.stderr)
+        return None
+    except KeyboardInterrupt:
+        print(" (stopped)", end="")
+    finally:
+        answer.close()
+    print()
+    return "".join(pieces)
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, or piped in, line by line, without empty ones."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = input(prompt).strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line:
+            yield line
+
+
+def _choices(arguments: argparse.Namespace) -> dict[str, Any]:
+    given = {name: getattr(arguments, name) for name in ("max_tokens", "temperature", "top_p")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _remote(arguments: argparse.Namespace) -> Partner:
+    from loramux.cli.chat_partners import RemotePartner
+
+    key = arguments.api_key or os.environ.get(API_KEY_VARIABLE, "").strip() or None
+    model = arguments.lora or arguments.model_tag or arguments.model
+    return RemotePartner(arguments.url, key, model, _choices(arguments))
+
+
+def _local(arguments: argparse.Namespace) -> Partner:
+    changes = {"enable_lora": True} if arguments.lora else {}
+    args = engine_args_from(arguments, arguments.parser_error, **changes)
+    from loramux.cli.chat_partners import LocalPartner
+
+    return LocalPartner(args, arguments.lora, _choices(arguments))
