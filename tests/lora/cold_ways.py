@@ -15,6 +15,7 @@ import torch
 from loramux.lora.adapter import Adapter
 from loramux.lora.checkpoint import pieces
 from loramux.lora.device.arena_store import ArenaStore
+from loramux.lora.device.resident import ResidentAdapter
 from loramux.lora.fetch.materializer import Materializer
 from loramux.lora.fetch.origin import LocalCheckpoint
 from loramux.lora.read_process.reader import AdapterReader
@@ -146,6 +147,14 @@ def measure_pieces(stages: Stages, number: int) -> None:
         pieces.PIECE_BYTES = before
 
 
+def check_placed(resident: ResidentAdapter, weights: AdapterWeights) -> None:
+    """Every bit is where the table says, whichever way it came."""
+    for name, pair in weights.pairs.items():
+        placed = resident.pairs[name]
+        assert torch.equal(placed.a.t().cpu(), pair.a), name
+        assert torch.equal(placed.b.t().cpu(), pair.b), name
+
+
 def measure_placing(sites: dict[str, LoRASite], new_request: NewRequest, repeats: int) -> None:
     """From checked tensors to the arena, on a GPU where there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -161,5 +170,6 @@ def measure_placing(sites: dict[str, LoRASite], new_request: NewRequest, repeats
             resident = store.prepare(adapter, weights)
             assert store.reserve(resident)
             measure("fill", lambda r=resident, w=weights: store.fill(r, w), repeats)
+            check_placed(resident, weights)
             store.free(resident)
     store.shutdown()

@@ -23,7 +23,7 @@ from loramux.env import EnvironmentVariableError
 from loramux.errors import AdapterError, AdapterRefusedError
 from loramux.lora.checkpoint.reader import read_adapter
 from loramux.lora.read_process import process as process_module
-from loramux.lora.read_process.process import NotReadError, ReadProcess
+from loramux.lora.read_process.process import MAX_UNREADY, NotReadError, ReadProcess
 from loramux.lora.read_process.reader import AdapterReader, num_read_processes
 from loramux.lora.size_limit import DEFAULT_MAX_BYTES
 from loramux.lora.weights import AdapterWeights
@@ -181,6 +181,23 @@ def test_a_process_that_is_killed_is_replaced(reader, adapters, caplog):
     assert_same(read_there(process, adapters[1]), wanted[1])
     assert not is_running(killed)
     assert "ended with status -9; another one is started" in caplog.text
+
+
+def test_a_process_that_is_killed_before_it_is_ready(adapters, caplog):
+    """Another is started, but not for ever."""
+    reader = AdapterReader(1)
+    reader.serve(SITES["llama"])
+    (process,) = reader._processes
+    killed = set()
+    while len(killed) < MAX_UNREADY:
+        assert eventually(lambda: process.process_id not in killed)
+        killed.add(process.process_id)
+        os.kill(process.process_id, signal.SIGKILL)
+    assert eventually(lambda: "before it was ready" in caplog.text)
+    assert caplog.text.count("another one is started") == MAX_UNREADY - 1
+    assert_same(reader.read(adapters[0], **OPTIONS), read_here(adapters[0]))
+    reader.shutdown()
+    assert not any(map(is_running, killed))
 
 
 def test_a_process_that_is_stopped_in_the_middle_of_a_read(reader, adapters):

@@ -31,6 +31,9 @@ log = get_logger(__name__)
 CHILD = "loramux.lora.read_process.child"
 END_SECONDS = 5.0
 
+MAX_UNREADY = 3
+"""Processes killed one after another before they were ready, after which none is started."""
+
 
 class NotReadError(Exception):
     """The adapter was not read there, through no fault of its own; reading it here is left."""
@@ -53,19 +56,25 @@ class Child:
         self._parent = os.getpid()
         self._control, theirs = socket_pair()
         with theirs:
-            number = theirs.fileno()
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", CHILD, str(number), str(self._parent)],
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[number],
-                process_group=0,  # which no Ctrl-C at a terminal is sent to
-            )
+            try:
+                self._process = self._run(theirs.fileno())
+            except OSError:
+                self._control.close()
+                raise
         self._watcher = threading.Thread(
             target=self._watch, name="loramux-read-process", daemon=True
         )
         self._watcher.start()
+
+    def _run(self, descriptor: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", CHILD, str(descriptor), str(self._parent)],
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[descriptor],
+            process_group=0,  # which no Ctrl-C at a terminal is sent to
+        )
 
     @property
     def process_id(self) -> int:
@@ -131,6 +140,7 @@ class ReadProcess:
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._sites: Sequence[LoRASite] = ()
+        self._num_unready = 0
         self._child = self._start()
         self.num_reading = 0
         """Adapters being read, for choosing among processes."""
@@ -200,8 +210,8 @@ class ReadProcess:
         return child
 
     def _replace(self, ended: Child) -> None:
-        """Start another process; not again after one that never came to read anything."""
-        if not ended.ready.is_set():
+        """Start another process, unless it is bound to end like the last ones."""
+        if self._is_hopeless(ended):
             log.error(
                 "the process that reads adapters ended with status %s before it was ready; "
                 "they are read in this one from now on",
@@ -217,6 +227,12 @@ class ReadProcess:
         with self._lock:
             if not ended.is_closing:
                 self._begin_again()
+
+    def _is_hopeless(self, ended: Child) -> bool:
+        """Whether it ended by itself before it was ready, or was killed then too often."""
+        self._num_unready = 0 if ended.ready.is_set() else self._num_unready + 1
+        assert ended.returncode is not None, "it has been waited for"
+        return self._num_unready > 0 and (ended.returncode >= 0 or self._num_unready >= MAX_UNREADY)
 
     def _begin_again(self) -> None:
         try:
