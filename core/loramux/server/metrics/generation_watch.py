@@ -45,11 +45,6 @@ class GenerationWatch:
         self._prompts: set[int] = set()
         self._last_tokens: dict[tuple[int, int], float] = {}
 
-    @property
-    def takes_adapter(self) -> bool:
-        """Whether an adapter has answered."""
-        return self.digest is not None
-
     def saw(self, item: PromptOutput) -> None:
         """Count an output."""
         if item.prompt_index not in self._prompts:
