@@ -20,11 +20,12 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_percentiles_are_those_of_numpy_within_a_bucket(clock: Clock) -> None:
+@pytest.mark.parametrize("center", [-7, -4, 0, 2])
+def test_percentiles_are_those_of_numpy_within_a_bucket(clock: Clock, center: float) -> None:
     gaps, numbers = TokenGaps(clock), random.Random(3)
-    seconds = [numbers.lognormvariate(-4, 1) for _ in range(5000)]
+    seconds = [numbers.lognormvariate(center, 1) for _ in range(5000)]
     for gap in seconds:
-        gaps.add_gap(gap)
+        gaps.add(clock.now, 1, gap)
     figures = gaps.last_minute()
     assert figures.p50 == pytest.approx(np.percentile(seconds, 50), rel=0.06)
     assert figures.p99 == pytest.approx(np.percentile(seconds, 99), rel=0.06)
@@ -32,10 +33,9 @@ def test_percentiles_are_those_of_numpy_within_a_bucket(clock: Clock) -> None:
 
 def test_each_second_by_itself_and_silence_in_between(clock: Clock) -> None:
     gaps = TokenGaps(clock)
-    gaps.add_gap(0.010)
-    gaps.add_tokens(7)
+    gaps.add(clock.now, 7, 0.010)
     clock.now += 2
-    gaps.add_gap(0.5)
+    gaps.add(clock.now, 1, 0.5)
     clock.now += 1
     *_, first, silent, last = gaps.by_second()
     assert first.p50 == pytest.approx(0.010, rel=0.06)
@@ -48,7 +48,7 @@ def test_each_second_by_itself_and_silence_in_between(clock: Clock) -> None:
 def test_what_is_older_than_a_minute_is_forgotten(clock: Clock) -> None:
     gaps = TokenGaps(clock)
     for _ in range(3 * SECONDS_KEPT):
-        gaps.add_gap(1.0)
+        gaps.add(clock.now, 1, 1.0)
         clock.now += 1
     assert len(gaps._seconds) <= SECONDS_KEPT + 1
     clock.now += SECONDS_KEPT
@@ -58,5 +58,5 @@ def test_what_is_older_than_a_minute_is_forgotten(clock: Clock) -> None:
 
 def test_a_gap_of_no_time_at_all(clock: Clock) -> None:
     gaps = TokenGaps(clock)
-    gaps.add_gap(0.0)
+    gaps.add(clock.now, 1, 0.0)
     assert gaps.last_minute().p50 == pytest.approx(1e-6, rel=0.06)

@@ -65,11 +65,11 @@ class WatchedRequest:
 
     def saw(self, output: RequestOutput) -> None:
         """Count an output's tokens, and the gap before it."""
-        tokens = sum(len(completion.token_ids) for completion in output.outputs)
+        tokens = 0
+        for completion in output.outputs:
+            tokens += len(completion.token_ids)
         if not tokens:
             return
-        now = time.monotonic()
-        self._gaps.add_tokens(tokens)
-        if self._last is not None:
-            self._gaps.add_gap(now - self._last)
+        now, last = time.monotonic(), self._last
+        self._gaps.add(now, tokens, None if last is None else now - last)
         self._last = now

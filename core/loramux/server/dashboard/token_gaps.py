@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil, exp, floor, log
 
 SECONDS_KEPT = 60
 
-_BUCKET_WIDTH = math.log(1.05)
+_BUCKETS = 1 / log(1.05)
 """Gaps are counted in buckets 5 % wide: memory does not grow with the number of tokens."""
+
+_SHORTEST = 1e-6
+_LOWEST_BUCKET = floor(log(_SHORTEST) * _BUCKETS)
 
 
 @dataclass
 class _Second:
     at: int
-    gaps: Counter[int] = field(default_factory=Counter)
+    gaps: dict[int, int] = field(default_factory=dict)
     """Bucket to the number of gaps in it."""
     tokens: int = 0
 
@@ -32,19 +35,23 @@ class GapFigures:
 
 
 class TokenGaps:
-    """Counts gaps between tokens of streams; one call for each output, so it has to be cheap."""
+    """Counts gaps between tokens of streams; called for each output, so it has to be cheap."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seconds: deque[_Second] = deque(maxlen=SECONDS_KEPT + 1)
+        self._latest = _Second(-1)
 
-    def add_tokens(self, tokens: int) -> None:
-        """Count tokens that came at this moment."""
-        self._this_second().tokens += tokens
-
-    def add_gap(self, seconds: float) -> None:
-        """Count one gap that ended at this moment."""
-        self._this_second().gaps[_bucket(seconds)] += 1
+    def add(self, now: float, tokens: int, gap: float | None) -> None:
+        """Count tokens that came at ``now``, and the gap before them if others came before."""
+        second = self._latest
+        if second.at != int(now):
+            second = self._latest = _Second(int(now))
+            self._seconds.append(second)
+        second.tokens += tokens
+        if gap is not None:
+            bucket = floor(log(gap) * _BUCKETS) if gap > _SHORTEST else _LOWEST_BUCKET
+            second.gaps[bucket] = second.gaps.get(bucket, 0) + 1
 
     def last_minute(self) -> GapFigures:
         """Over all that came in the last minute."""
@@ -64,19 +71,9 @@ class TokenGaps:
         before = int(self._clock()) - 1
         return _figures([second for second in self._seconds if second.at == before])
 
-    def _this_second(self) -> _Second:
-        now = int(self._clock())
-        if not self._seconds or self._seconds[-1].at != now:
-            self._seconds.append(_Second(now))
-        return self._seconds[-1]
-
     def _recent(self) -> list[_Second]:
         oldest = int(self._clock()) - SECONDS_KEPT
         return [second for second in self._seconds if second.at >= oldest]
-
-
-def _bucket(seconds: float) -> int:
-    return math.floor(math.log(max(seconds, 1e-6)) / _BUCKET_WIDTH)
 
 
 def _figures(seconds: list[_Second]) -> GapFigures:
@@ -89,9 +86,9 @@ def _figures(seconds: list[_Second]) -> GapFigures:
 
 def _percentile(gaps: Counter[int], share: float) -> float | None:
     """The middle of the bucket that holds the gap of this rank."""
-    rank = math.ceil(share * gaps.total())
+    rank = ceil(share * gaps.total())
     for bucket in sorted(gaps):
         rank -= gaps[bucket]
         if rank <= 0:
-            return math.exp((bucket + 0.5) * _BUCKET_WIDTH)
+            return exp((bucket + 0.5) / _BUCKETS)
     return None

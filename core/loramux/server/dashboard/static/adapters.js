@@ -1,6 +1,6 @@
 // The table of adapters. Rows are kept by name and changed in place, so that focus stays.
 
-import { byId, element, nameElement, setText } from "./dom.js";
+import { byId, element, nameElement, setText, visible } from "./dom.js";
 import { ago, bytes, duration, plural } from "./format.js";
 
 const ROWS_AT_FIRST = 10;
@@ -86,7 +86,7 @@ function showEmpty(count) {
   else setText(note, "This server was started without --enable-lora and serves the base model only.");
 }
 
-// Explicit roles: on phones the rows are laid out as grids, which would end the table for readers.
+// Explicit roles: where it is narrow the rows are laid out as grids, and would be no table to readers.
 function table() {
   const heads = COLUMNS.map((column) => head(column));
   heads.push(element("th", { role: "columnheader", scope: "col", class: "action" },
@@ -124,8 +124,8 @@ function rowOf(adapter) {
   setText(cells.used, ago(adapter.idle_seconds));
   setText(cells.stages, stages(adapter));
   const foundBy = adapter.found_by ? `${adapter.found_by}: ` : "";
-  setText(cells.source, foundBy + tail(adapter.path));
-  cells.source.title = foundBy + adapter.path;
+  setText(cells.source, visible(foundBy + tail(adapter.path)));
+  cells.source.title = visible(foundBy + adapter.path);
   return node;
 }
 
@@ -134,7 +134,7 @@ function newRow(name) {
   const button = element("button", { type: "button", "aria-label": `Ask ${name} in the playground` }, "Ask");
   button.addEventListener("click", () => ask(name));
   const node = element("tr", { role: "row" },
-    element("th", { role: "rowheader", scope: "row" }, nameElement(name, { class: "mono clip" })),
+    element("th", { role: "rowheader", scope: "row" }, nameElement(name, { class: "mono name two-lines" })),
     ...COLUMNS.slice(1).map((column) => element("td", { role: "cell", class: cellClass(column) }, cells[column.id])),
     element("td", { role: "cell", class: "action" }, button));
   return { node, cells };

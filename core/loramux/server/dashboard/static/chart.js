@@ -42,10 +42,17 @@ function draw() {
   const y = (gap) => height - BOTTOM - (gap / top) * (height - TOP - BOTTOM);
   plot.replaceChildren(svgElement("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" },
     ...gridLines(top, width, y),
+    ...emptyNote(width, height),
     label("60 s ago", LEFT, height - 4, "start"),
     label("now", width - RIGHT, height - 4, "end"),
     svgElement("path", { class: "p99", d: line("p99", x, y) }),
     svgElement("path", { class: "p50", d: line("p50", x, y) })));
+}
+
+function emptyNote(width, height) {
+  if (points.some((point) => point.p50 != null)) return [];
+  const place = { class: "nothing", x: (LEFT + width) / 2, y: 0.32 * height, "text-anchor": "middle" };
+  return [svgElement("text", place, "No stream in the last minute")];
 }
 
 function gridLines(top, width, y) {

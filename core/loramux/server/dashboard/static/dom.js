@@ -3,6 +3,8 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+
 export const byId = (id) => document.getElementById(id);
 
 export function element(tag, attributes = {}, ...children) {
@@ -13,9 +15,16 @@ export function svgElement(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-// A name in its own direction: right-to-left text or control characters cannot turn its neighbours.
+// A name in its own direction: right-to-left text cannot turn its neighbours.
 export function nameElement(name, attributes = {}) {
-  return element("bdi", { class: "mono name", title: name, ...attributes }, name);
+  return element("bdi", { class: "mono name", title: visible(name), ...attributes }, visible(name));
+}
+
+// Characters that show nothing or turn what follows are spelled out, so that no name looks like
+// another one. The joiners of Persian and of emoji stay.
+export function visible(text) {
+  return text.replace(UNSEEN, (character) =>
+    `‹U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}›`);
 }
 
 // Set text only where it differs, so that a reader's selection and a live region stay as they are.

@@ -5,6 +5,7 @@ import { bytes, duration, plural } from "./format.js";
 
 const NAMES_TOLD = 3;
 const SHOWN = 12;
+const TWO_LINES = { class: "mono name two-lines" };
 
 let lastTold = 0;
 
@@ -24,7 +25,7 @@ export function showLoads(loads, { tell = true } = {}) {
 
 function underWay(load) {
   return element("li", { class: "under-way" },
-    nameElement(load.name), element("span", { class: "outcome" }, `${load.stage}…`));
+    nameElement(load.name, TWO_LINES), element("span", { class: "outcome" }, `${load.stage}…`));
 }
 
 function ended(load) {
@@ -32,7 +33,7 @@ function ended(load) {
     ? `${bytes(load.num_bytes)} in ${duration(load.seconds)}`
     : `failed after ${duration(load.seconds)}`;
   const reason = load.reason ? element("span", { class: "reason", dir: "auto" }, load.reason) : null;
-  return element("li", {}, nameElement(load.name), element("span", { class: "outcome" }, outcome), reason);
+  return element("li", {}, nameElement(load.name, TWO_LINES), element("span", { class: "outcome" }, outcome), reason);
 }
 
 function announce(loads) {
