@@ -21,6 +21,7 @@ from loramux.observability.tracing import tracer_for
 from loramux.plugins import collect_lora_resolvers, load_plugins
 from loramux.server import interpreter
 from loramux.server.access.keyring import Keyring
+from loramux.server.adapters.addresses import AddressedAdapters
 from loramux.server.adapters.allowed_paths import AllowedPaths
 from loramux.server.app import build_app
 from loramux.server.dashboard.activity import Activity
@@ -46,7 +47,7 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
     plugin_resolvers = find_resolvers()
     chat_template = options.read_chat_template()
     tracer = tracer_for(options.otlp_traces_endpoint)
-    locks = _locks(options)
+    locks = _locks(options, args, plugin_resolvers)
     allow_updates = env.read_bool(RUNTIME_UPDATES_VARIABLE)
     warn_of_unused_resolvers(plugin_resolvers, args.enable_lora)
     check_numbers(args.enable_lora)
@@ -81,12 +82,15 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
         resolvers.close()
 
 
-def _locks(options: ServeOptions) -> dict[str, Any]:
+def _locks(
+    options: ServeOptions, args: EngineArgs, resolvers: Sequence[NamedResolver]
+) -> dict[str, Any]:
     """Who may do what, and what is asked of connections, as the server's state holds it."""
     paths = [adapter.path for adapter in options.adapters]
     return {
         "keyring": Keyring(options.api_keys, options.api_keys_file),
         "allowed_paths": AllowedPaths.configured(options.allowed_roots, paths),
+        "addresses": AddressedAdapters(args.model, resolvers),
         "share_prefix_cache": options.share_prefix_cache,
         "connections": options.connections,
     }

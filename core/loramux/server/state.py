@@ -13,6 +13,7 @@ from loramux.lora.resolve.catalog import AdapterCatalog
 from loramux.observability.tracing import RequestTracer
 from loramux.server.access.keyring import Keyring
 from loramux.server.access.quotas import Quotas
+from loramux.server.adapters.addresses import AddressedAdapters
 from loramux.server.adapters.allowed_paths import AllowedPaths
 from loramux.server.chat.tools.options import ToolOptions
 from loramux.server.dashboard.activity import Activity
@@ -33,6 +34,7 @@ class ServerState:
         base_names: names under which the base model is served; the first one is shown.
         keyring: keys of which a request must carry one; empty, it lets anybody in.
         allowed_paths: where adapters may lie that clients ask to load.
+        addresses: finds adapters that clients ask to load by address.
         share_prefix_cache: whether callers may profit from prompts that others sent; how long
             a request takes then tells what they were.
         connections: what is asked of every connection.
@@ -52,6 +54,7 @@ class ServerState:
     base_names: list[str]
     keyring: Keyring = field(default_factory=Keyring)
     allowed_paths: AllowedPaths = field(default_factory=AllowedPaths)
+    addresses: AddressedAdapters | None = None
     share_prefix_cache: bool = False
     connections: ConnectionOptions = field(default_factory=ConnectionOptions)
     chat_template: str | None = None
@@ -78,6 +81,8 @@ class ServerState:
     async def close(self) -> None:
         """End the engine and the tokenizer's threads, and send the last traces."""
         self.tokenizer.close()
+        if self.addresses is not None:
+            self.addresses.close()
         await self.engine.shutdown()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)

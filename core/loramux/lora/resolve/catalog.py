@@ -18,6 +18,7 @@ from loramux.lora.resolve.failure_log import ResolverFailures
 from loramux.lora.resolve.path_checks import PathChecks
 from loramux.lora.resolve.search import AdapterSearch, Load, ResolverChain
 from loramux.lora.resolve.single_flight import SingleFlight
+from loramux.lora.source import AdapterSource
 from loramux.observability.distribution import Distribution
 
 DEFAULT_CAPACITY = 4096
@@ -34,6 +35,7 @@ class AdapterModule:
     name: str
     path: str
     base_model_name: str | None = None
+    source: AdapterSource | None = None
 
 
 def recheck_seconds_from_environment() -> float:
@@ -205,7 +207,12 @@ class AdapterCatalog:
 
     async def _loaded(self, module: AdapterModule, load_inplace: bool) -> CatalogEntry:
         request = LoRARequest(
-            module.name, next(self._int_ids), module.path, module.base_model_name, load_inplace
+            module.name,
+            next(self._int_ids),
+            module.path,
+            module.base_model_name,
+            load_inplace,
+            module.source,
         )
         return await self._search.load(request)
 

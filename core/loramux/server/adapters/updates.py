@@ -68,7 +68,8 @@ async def load_lora_adapter(request: Request, server: Server) -> PlainTextRespon
     if not access_of(request).may_use(name):
         raise _invalid(f"This key may not load an adapter called '{name}'.", "lora_name")
     try:
-        await while_connected(request, _load(server, name, path, body.load_inplace))
+        module = AdapterModule(name, path)
+        await while_connected(request, _load(request, server, module, body.load_inplace))
     except InvalidRequestError as error:
         raise _invalid(str(error), error.param) from error
     except AdapterRefusedError as error:
@@ -91,9 +92,16 @@ async def delete_adapter(request: Request, server: Server, name: str) -> PlainTe
     return await _unload(request, server, name)
 
 
-async def _load(server: ServerState, name: str, path: str, load_inplace: bool) -> None:
-    checked = await _paths.ask(server.allowed_paths.check, path)
-    await server.catalog.register(AdapterModule(name, checked), load_inplace=load_inplace)
+async def _load(
+    request: Request, server: ServerState, module: AdapterModule, load_inplace: bool
+) -> None:
+    caller = access_of(request).name
+    if server.addresses is not None and (found := await server.addresses.find(module.path, caller)):
+        module = AdapterModule(module.name, found.path, found.base_model_name, found.source)
+    else:
+        path = await _paths.ask(server.allowed_paths.check, module.path)
+        module = AdapterModule(module.name, path)
+    await server.catalog.register(module, load_inplace=load_inplace)
 
 
 async def _unload(request: Request, server: ServerState, name: str) -> PlainTextResponse:
