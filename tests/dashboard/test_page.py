@@ -14,7 +14,7 @@ from tests.server.server_process import ServerProcess, serving
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "examples/demo"
-KEY = "the-right-key"
+KEY = "the-right-key-für-alle"
 QUESTION = "Hey Zoe, can you bring the map to the market on Friday? Thanks!"
 
 
@@ -57,7 +57,7 @@ def test_data_needs_the_key_and_the_page_does_not(server: ServerProcess) -> None
         assert http.get("/dashboard/main.js").status_code == 200
         assert http.get("/dashboard/state").status_code == 401
         assert http.get("/dashboard/events").status_code == 401
-        right = {"authorization": f"Bearer {KEY}"}
+        right = {"authorization": f"Bearer {KEY}".encode()}
         assert http.get("/dashboard/state", headers=right).status_code == 200
 
 
@@ -103,7 +103,7 @@ def test_an_adapter_never_seen_appears_without_a_reload(page: Page, server: Serv
 
 def test_what_was_loaded_is_told_to_screen_readers(page: Page, server: ServerProcess) -> None:
     open_with_key(page, server)
-    headers = {"authorization": f"Bearer {KEY}"}
+    headers = {"authorization": f"Bearer {KEY}".encode()}
     page.until("document.getElementById('connection').dataset.state === 'live'")
     body = {"model": "pirate", "prompt": "Hey", "max_tokens": 3}
     assert httpx.post(f"{server.url}/v1/completions", json=body, headers=headers).is_success

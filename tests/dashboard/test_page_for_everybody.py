@@ -54,8 +54,7 @@ def violations(page: Page) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1280), ("light", 1280)])
 def test_axe_finds_nothing(busy: Page, scheme: str, width: int) -> None:
     busy.prefer(prefers_color_scheme=scheme)
     busy.resize(width, 900)
@@ -91,10 +90,10 @@ def test_a_hostile_name_can_be_asked(busy: Page) -> None:
     assert busy.evaluate("window.broken === undefined")
 
 
-@pytest.mark.parametrize("width", [320, 360, 768, 1280, 2560])
-def test_nothing_sticks_out(busy: Page, width: int) -> None:
-    busy.resize(width, 800)
-    assert busy.evaluate("document.documentElement.scrollWidth") <= width
+def test_nothing_sticks_out(busy: Page) -> None:
+    for width in (320, 360, 768, 1024, 1280, 2560):
+        busy.resize(width, 800)
+        assert busy.evaluate("document.documentElement.scrollWidth") <= width, width
 
 
 def test_sorting_tells_its_direction(busy: Page) -> None:

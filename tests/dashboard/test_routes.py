@@ -11,6 +11,7 @@ import httpx
 import pytest
 from starlette.requests import ClientDisconnect
 
+from loramux.server.access.keyring import Keyring
 from loramux.server.app import build_app
 from loramux.server.dashboard import watchers
 from loramux.server.dashboard.snapshot import MAX_ROWS
@@ -67,6 +68,25 @@ def test_without_a_dashboard_there_is_nothing(folder: Path) -> None:
             return [(await client.get(path)).status_code for path in paths]
 
     assert asyncio.run(statuses()) == [404] * 4
+    state.tokenizer.close()
+
+
+def test_a_key_for_inference_sees_the_page_and_none_of_its_data(
+    folder: Path, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text('[[keys]]\nname = "team"\nkey = "tenant"\nrole = "infer"\n')
+    keys.chmod(0o600)
+    state = replace(state_with_dashboard(FolderResolver(folder)), keyring=Keyring(file=keys))
+    transport = httpx.ASGITransport(build_app(state))
+    headers = {"authorization": "Bearer tenant"}
+
+    async def statuses() -> list[int]:
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            paths = ("/", "/v1/models", "/dashboard/state", "/dashboard/events")
+            return [(await client.get(path, headers=headers)).status_code for path in paths]
+
+    assert asyncio.run(statuses()) == [200, 200, 403, 403]
     state.tokenizer.close()
 
 

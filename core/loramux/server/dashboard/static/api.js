@@ -36,10 +36,15 @@ export async function* events(path, { body, signal } = {}) {
 
 async function send(path, options) {
   const headers = { ...options.headers };
-  if (hasKey()) headers.authorization = `Bearer ${sessionStorage.getItem(STORED_KEY)}`;
+  if (hasKey()) headers.authorization = `Bearer ${asBytes(sessionStorage.getItem(STORED_KEY))}`;
   const response = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
   if (!response.ok) throw new ApiError(response.status, await reasonOf(response));
   return response;
+}
+
+// A header holds bytes, one in each character; a key may be any text.
+function asBytes(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
 async function reasonOf(response) {

@@ -21,7 +21,7 @@ async function open() {
     const state = await get("dashboard/state");
     begin(state);
   } catch (error) {
-    if (error instanceof ApiError && [401, 403].includes(error.status)) askForKey(error);
+    if (isLocked(error)) askForKey(error);
     else fail(error);
   }
 }
@@ -33,7 +33,7 @@ function begin(state) {
     adapters.setUp(playground.addFromTable);
     playground.setUp(state.base_names[0], refresh);
     keepSize();
-    setInterval(() => document.hidden || refresh(), REFRESH_MILLISECONDS);
+    setInterval(() => isSeen() && refresh(), REFRESH_MILLISECONDS);
   }
   setText(byId("model"), state.base_names[0]);
   byId("model").title = state.model;
@@ -67,7 +67,7 @@ async function refresh() {
   try {
     apply(await get("dashboard/state"));
   } catch (error) {
-    if (error.status === 401) askForKey(error);
+    if (isLocked(error)) askForKey(error);
   }
   const { again } = refreshing;
   refreshing = null;
@@ -90,7 +90,7 @@ async function follow() {
       }
     } catch (error) {
       if (mine.signal.aborted) return;
-      if (error.status === 401) return askForKey(error);
+      if (isLocked(error)) return askForKey(error);
     }
     connection("lost", "Reconnecting");
     await new Promise((resolve) => setTimeout(resolve, pause));
@@ -124,6 +124,14 @@ function askForKey(error) {
   byId("forget-key").hidden = true;
   byId("key").value = "";
   byId("key").focus();
+}
+
+function isLocked(error) {
+  return error instanceof ApiError && [401, 403].includes(error.status);
+}
+
+function isSeen() {
+  return !document.hidden && !byId("dashboard").hidden;
 }
 
 function refusal(error) {
