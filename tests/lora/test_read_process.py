@@ -22,7 +22,7 @@ import torch
 from loramux.env import EnvironmentVariableError
 from loramux.errors import AdapterError, AdapterRefusedError
 from loramux.lora.checkpoint.reader import read_adapter
-from loramux.lora.read_process import process as process_module
+from loramux.lora.read_process import child_process
 from loramux.lora.read_process.process import MAX_UNREADY, NotReadError, ReadProcess
 from loramux.lora.read_process.reader import AdapterReader, num_read_processes
 from loramux.lora.size_limit import DEFAULT_MAX_BYTES
@@ -183,6 +183,17 @@ def test_a_process_that_is_killed_is_replaced(reader, adapters, caplog):
     assert "ended with status -9; another one is started" in caplog.text
 
 
+def test_a_process_that_is_killed_before_it_knows_the_sites(adapters):
+    process = ReadProcess()
+    first = process.process_id
+    os.kill(first, signal.SIGKILL)
+    assert eventually(lambda: process.process_id != first)
+    process.serve(list(SITES["llama"].values()))
+    assert process.wait_until_ready(START_SECONDS)
+    assert_same(read_there(process, adapters[0]), read_here(adapters[0]))
+    process.shutdown()
+
+
 def test_a_process_that_is_killed_before_it_is_ready(adapters, caplog):
     """Another is started, but not for ever."""
     reader = AdapterReader(1)
@@ -230,7 +241,7 @@ def test_a_process_that_nobody_has_any_more_is_ended():
 
 
 def test_a_process_that_cannot_start(adapters, monkeypatch, caplog):
-    monkeypatch.setattr(process_module, "CHILD", "loramux.there_is_no_such_module")
+    monkeypatch.setattr(child_process, "CHILD", "loramux.there_is_no_such_module")
     reader = AdapterReader(1)
     reader.serve(SITES["llama"])
     assert eventually(lambda: "before it was ready" in caplog.text)
