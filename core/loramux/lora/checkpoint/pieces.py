@@ -11,10 +11,10 @@ from loramux.lora.checkpoint.finite import Bytes
 from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
 from loramux.lora.checkpoint.read_threads import share_out
 
-PIECE_BYTES = 2**24
+PIECE_BYTES = 2**22
 """Part of the digest's definition. A multiple of a large page, so that each is touched by one
-thread. A thread asks for Python's lock four times a piece, and where it is not alone in wanting
-the lock, that takes longer than the reading: an adapter of 84 MB is 6 pieces."""
+thread. Small enough that an adapter of 84 MB is 21 pieces for as many threads; large enough that
+a thread, which asks for Python's lock four times a piece, seldom waits for others."""
 
 
 class FileShortenedError(Exception):
