@@ -26,6 +26,11 @@ EXPECTED = {
         "SELECT name FROM customers WHERE city = 'Rome' ORDER BY age;",
     ],
     "mixed_batch.py": [f"Adapter: sql\nOutput: {SQL}", FORMAL],
+    "structured_outputs.py": [
+        "choice: positive",
+        "regex: 20",
+        'json: {"name": "Mia Keller", "age": 29}',
+    ],
     "custom_resolver.py": ["sailor: ", "found by alias_resolver"],
     "demo/show.py": [
         "SELECT name FROM customers WHERE age > 34;",
