@@ -161,6 +161,17 @@ def test_a_tool_is_required(client: openai.OpenAI, stream: bool) -> None:
     jsonschema.validate(json.loads(arguments), WEATHER["function"]["parameters"])
 
 
+def test_tools_of_the_clients_own_parse(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.parse(
+        model="red", messages=ASK, tools=[openai.pydantic_function_tool(Person, name="note")],
+        tool_choice="required", parallel_tool_calls=False, temperature=0, max_tokens=100,
+        logit_bias={94: -100},
+    )  # fmt: skip
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.function.name == "note"
+    assert isinstance(call.function.parsed_arguments, Person)
+
+
 def whole(answer: Any) -> tuple[list[tuple[str, str]], str]:
     (choice,) = answer.choices
     assert choice.message.content is None
