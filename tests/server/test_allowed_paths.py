@@ -8,6 +8,7 @@ import pytest
 
 from loramux.errors import AdapterNotFoundError, InvalidRequestError
 from loramux.server.adapters.allowed_paths import AllowedPaths, PathNotAllowedError
+from loramux.server.serve_options import ServeOptions
 
 
 @pytest.fixture
@@ -57,6 +58,28 @@ def test_nothing_is_allowed_unless_named(root: Path) -> None:
     for path in [*OUTSIDE, "inside/sql", "absent"]:
         with pytest.raises(AdapterNotFoundError):
             nothing.check(path.format(root))
+
+
+def test_a_machine_of_one_s_own_has_no_bounds_until_some_are_named(root: Path) -> None:
+    own = AllowedPaths.configured([], [], is_private=True)
+    assert own.is_everywhere
+    assert own.check(str(root / "inside/sql")) == str(root / "inside/sql")
+    assert own.check("org/repo") == "org/repo"
+    for kept in (
+        AllowedPaths.configured(["inside"], [], is_private=True),
+        AllowedPaths.configured([], ["./elsewhere"], is_private=True),
+    ):
+        assert not kept.is_everywhere
+        with pytest.raises(PathNotAllowedError):
+            kept.check(str(root / "outside/secret"))
+
+
+@pytest.mark.parametrize(
+    ("host", "is_local"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)],
+)
+def test_who_can_reach_a_server(host: str, is_local: bool) -> None:
+    assert ServeOptions(host=host).is_local is is_local
 
 
 def test_an_answer_does_not_tell_whether_a_path_exists(root: Path) -> None:

@@ -13,6 +13,7 @@ import uvicorn
 from loramux import env
 from loramux.engine.args import EngineArgs
 from loramux.errors import LoramuxError
+from loramux.logger import get_logger
 from loramux.lora.resolve.catalog import AdapterCatalog
 from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolve.search import ResolverChain as AskedResolvers
@@ -30,6 +31,8 @@ from loramux.server.early_checks import check_adapters, check_numbers, warn_of_u
 from loramux.server.engine_protocol import Engine
 from loramux.server.serve_options import ServeOptions
 from loramux.server.state import ServerState
+
+log = get_logger(__name__)
 
 RUNTIME_UPDATES_VARIABLE = "LORAMUX_ALLOW_RUNTIME_LORA_UPDATING"
 
@@ -87,9 +90,16 @@ def _locks(
 ) -> dict[str, Any]:
     """Who may do what, and what is asked of connections, as the server's state holds it."""
     paths = [adapter.path for adapter in options.adapters]
+    is_private = options.is_local and not (options.api_keys or options.api_keys_file)
+    allowed = AllowedPaths.configured(options.allowed_roots, paths, is_private=is_private)
+    if env.read_bool(RUNTIME_UPDATES_VARIABLE) and allowed.is_everywhere:
+        log.warning(
+            "whoever is on this machine may load adapters from any path and Hub repository; "
+            "name directories with --allowed-local-adapter-path to keep to them"
+        )
     return {
         "keyring": Keyring(options.api_keys, options.api_keys_file),
-        "allowed_paths": AllowedPaths.configured(options.allowed_roots, paths),
+        "allowed_paths": allowed,
         "addresses": AddressedAdapters(args.model, resolvers),
         "share_prefix_cache": options.share_prefix_cache,
         "connections": options.connections,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from loramux.errors import InvalidRequestError
@@ -68,6 +69,14 @@ class ServeOptions:
                 f"--max-queued-requests must be at least 1, got {self.max_queued_requests}.",
                 "max_queued_requests",
             )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def read_chat_template(self) -> str | None:
         """The text of the template.

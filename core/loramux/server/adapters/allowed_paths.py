@@ -50,12 +50,16 @@ class AllowedPaths:
         return allowed
 
     @classmethod
-    def configured(cls, roots: Iterable[str], module_paths: Iterable[str]) -> AllowedPaths:
+    def configured(
+        cls, roots: Iterable[str], module_paths: Iterable[str], *, is_private: bool = False
+    ) -> AllowedPaths:
         """What the operator has named: roots, and where adapters come from without being asked.
 
         Args:
             roots: of the command line; those of ``LORAMUX_ALLOWED_ADAPTER_ROOTS`` are added.
             module_paths: of the adapters that the server begins with.
+            is_private: whether only people of this machine can ask, who need no key. Where
+                nothing at all is named, they may then load from wherever they can read.
 
         Raises:
             InvalidRequestError: a root is neither a directory nor a Hub repository.
@@ -66,7 +70,13 @@ class AllowedPaths:
             repositories.append(HUB_SCHEME + path if is_on_hub else path)
         directory = env.read_text(FILESYSTEM_VARIABLE)
         own = [directory] if directory else []
-        return cls.of([*roots, *env.read_list(ROOTS_VARIABLE), *own, *repositories])
+        named = [*roots, *env.read_list(ROOTS_VARIABLE), *own, *repositories]
+        return cls.of(named or ([os.sep, HUB_SCHEME] if is_private else []))
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether nothing is out of bounds."""
+        return os.sep in self.directories
 
     def check(self, path: str) -> str:
         """The path to load from, symbolic links followed. Asks the file system.
