@@ -128,14 +128,14 @@ def test_a_base_model_that_computes_nan_fails_the_row_that_has_it(engines, world
 
 
 def test_memory_that_runs_out_ends_no_engine(engines, world):
-    engine = engines()
+    engine = engines(**BY_TRANSFORMERS)
     with FailingForward(engine, torch.OutOfMemoryError("no memory")):
         assert "no memory" in str(run(engine, [Job(PROMPT)])[0].error)
     assert tokens(run(engine, [Job(PROMPT)])[0]) == world.greedy(None, PROMPT, NUM_TOKENS)
 
 
 def test_a_broken_device_ends_the_engine(engines):
-    engine = engines()
+    engine = engines(**BY_TRANSFORMERS)
     engine.add_request("x", {"prompt_token_ids": PROMPT}, greedy_params())
     with (
         FailingForward(engine, torch.AcceleratorError("CUDA error: an illegal memory access")),
