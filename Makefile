@@ -9,7 +9,7 @@ SOURCES := core kernels plugins resolvers examples tests
 MODEL := examples/demo/loramux-demo
 ADAPTERS := examples/demo/adapters
 
-.PHONY: help demo serve test check lint types layers format bench clean
+.PHONY: help demo serve test coverage check lint types layers format bench clean
 
 help: ## show what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,6 +32,9 @@ serve: $(VENV)/installed ## the same server, left running
 		--enable-lora --max-loras 8 --max-lora-rank 64
 
 test: check $(VENV)/installed-test ## all checks and all tests
+	$(BIN)/pytest
+
+coverage: $(VENV)/installed-test ## all tests, and which lines none of them runs
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
 check: lint types layers ## style, types and the direction of imports
@@ -50,7 +53,7 @@ format: $(VENV)/installed-test ## rewrite the code in the house style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/installed-test ## throughput with adapters, without, and through PEFT
+bench: $(VENV)/installed-test ## what adapters cost, on a small random model
 	$(BIN)/loramux bench
 
 clean: ## remove everything that was installed or built

@@ -70,6 +70,10 @@ def _moved(descriptor: int) -> int:
     return moved
 
 
+class PageLeftError(AssertionError):
+    """The page that was asked is being left for another."""
+
+
 class Browser:
     """Sends commands, and hands events on to the page they belong to."""
 
@@ -91,6 +95,8 @@ class Browser:
             message["sessionId"] = session
         os.write(self._write, json.dumps(message).encode() + b"\0")
         answer = answers.get(timeout=SECONDS)
+        if "error" in answer and "navigated" in answer["error"]["message"]:
+            raise PageLeftError(f"{method}: {answer['error']}")
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
 
@@ -159,8 +165,15 @@ class Page:
         return answer["result"].get("value")
 
     def until(self, condition: str, seconds: float = SECONDS) -> Any:
-        """Wait until an expression is true; returns its value."""
-        return wait_for(lambda: self.evaluate(condition), condition, seconds)
+        """Wait until an expression is true; returns its value. Pages may come and go meanwhile."""
+
+        def holds() -> Any:
+            try:
+                return self.evaluate(condition)
+            except PageLeftError:
+                return None
+
+        return wait_for(holds, condition, seconds)
 
     def text(self, selector: str) -> str:
         return self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText")

@@ -152,6 +152,8 @@ def test_a_queue_behind_an_adapter_is_seen(server: RunningServer) -> None:
     for thread in threads:
         thread.start()
     waiting: set[str] = set()
-    while any(thread.is_alive() for thread in threads):
+    while not waiting & {"red", "green"} and any(thread.is_alive() for thread in threads):
         waiting |= Scrape.of(server).labels("lora_requests_info", "waiting_lora_adapters")
+    for thread in threads:
+        thread.join()
     assert waiting & {"red", "green"}
