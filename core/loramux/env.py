@@ -10,6 +10,9 @@ import os
 
 from loramux.errors import LoramuxError
 
+ADAPTER_DIRECTORY_VARIABLE = "LORAMUX_LORA_RESOLVER_CACHE_DIR"
+"""Where the filesystem resolver looks, and what looks at its adapters without a server."""
+
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 

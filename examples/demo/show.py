@@ -68,7 +68,7 @@ def serving() -> Iterator[str]:
         [
             *(sys.executable, "-m", "loramux", "serve", str(DEMO / BASE)),
             *("--served-model-name", BASE, "--enable-lora", "--max-loras", "5"),
-            *("--host", "127.0.0.1", "--port", "0"),
+            *("--host", "127.0.0.1", "--port", "0", "--no-access-log"),
         ],
         env={
             **os.environ,

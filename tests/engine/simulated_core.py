@@ -128,7 +128,7 @@ class SimulatedRunner:
         self._check_pasts(chunks)
         self.latest = sampled
         tokens = HostTokens(sampled, [None] * len(sampled), [])
-        return LaunchedStep(chunks, lambda: tokens, dict)
+        return LaunchedStep(chunks, lambda: tokens, {})
 
     def _check_limits(self, chunks: list[Chunk]) -> None:
         assert 0 < len(chunks) <= self.args.max_num_seqs

@@ -10,7 +10,6 @@ from typing import Any
 
 from loramux import env
 from loramux.cli.adapter_report import HEADINGS, AdapterReport, summary_as_json, summary_rows
-from loramux.cli.adapters import DIRECTORY_VARIABLE
 from loramux.cli.table import aligned
 from loramux.errors import AdapterError, LoramuxError
 from loramux.lora.checkpoint.folder import find_checkpoints
@@ -112,9 +111,11 @@ ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 
 
 def _directory(given: Path | None) -> Path:
-    text = str(given) if given is not None else env.read_text(DIRECTORY_VARIABLE)
+    text = str(given) if given is not None else env.read_text(env.ADAPTER_DIRECTORY_VARIABLE)
     if text is None:
-        raise LoramuxError(f"no directory is given; name one, or set {DIRECTORY_VARIABLE}.")
+        raise LoramuxError(
+            f"no directory is given; name one, or set {env.ADAPTER_DIRECTORY_VARIABLE}."
+        )
     directory = Path(text).expanduser()
     if not directory.is_dir():
         raise LoramuxError(f"{directory} is no directory; name the one that holds the adapters.")

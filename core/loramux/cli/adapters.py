@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from loramux import env
 from loramux.engine.args import EngineArgs
-
-DIRECTORY_VARIABLE = "LORAMUX_LORA_RESOLVER_CACHE_DIR"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -39,7 +38,7 @@ def _add_list(actions: Any) -> None:
         nargs="?",
         type=Path,
         metavar="DIR",
-        help=f"where to look, at any depth (default: {DIRECTORY_VARIABLE})",
+        help=f"where to look, at any depth (default: {env.ADAPTER_DIRECTORY_VARIABLE})",
     )
 
 

@@ -8,6 +8,8 @@ from functools import lru_cache
 import torch
 import triton
 
+from loramux_kernels.multiprocessors import num_multiprocessors
+
 
 @dataclass(frozen=True)
 class DecodeTiles:
@@ -26,7 +28,7 @@ class DecodeTiles:
 
     def goal(self, num_kv_heads: int, device: torch.device) -> int:
         """Chunks to aim at for all sequences of a batch together."""
-        programs = self.programs_per_processor * num_processors(device)
+        programs = self.programs_per_processor * num_multiprocessors(device)
         return max(1, programs // num_kv_heads)
 
 
@@ -60,11 +62,3 @@ def default_tiles(dim: int, itemsize: int, group: int) -> Tiles:
     if width > 128:
         return Tiles(DecodeTiles(keys=32), PrefillTiles(128, 64, num_warps=8, num_stages=2))
     return Tiles()
-
-
-@lru_cache
-def num_processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU; Triton's interpreter on the CPU counts as one."""
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -12,9 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from loramux_kernels.jit import kernel
+from loramux_kernels.multiprocessors import num_multiprocessors
+from loramux_kernels.overlap import overlapping
 from loramux_kernels.triton_lora.arena import GRANULE
 from loramux_kernels.triton_lora.projection import PackedProjection
-from loramux_kernels.triton_lora.sharing import can_overlap, num_multiprocessors, own_share
+from loramux_kernels.triton_lora.sharing import own_share
 from loramux_kernels.triton_lora.update import lora_update
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
@@ -34,7 +36,7 @@ def expand_(y: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
     blocks = projection.blocks(shape.columns)
     _, num_splits = work.shape.shrink.split(projection.in_features)
     programs = shape.programs_per_sm * num_multiprocessors(y.device)
-    overlap = work.shape.overlap and can_overlap(y.device)
+    overlap = overlapping(y.device) if work.shape.overlap else {"OVERLAP": False}
     _expand[(programs,)](
         y, work.partials, table.arena, table.records, work.counts, work.rows, work.tiles, blocks,
         y.stride(0), blocks.shape[0], num_splits,
@@ -43,7 +45,7 @@ def expand_(y: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
         GRANULE=GRANULE, UNIT=projection.unit,
         TILE_ROWS=work.shape.rows, ROWS=shape.rows, COLUMNS=shape.columns, RANK=shape.rank,
         SPLITS=triton.next_power_of_2(num_splits), STAGES=shape.stages,
-        OVERLAP=overlap, num_warps=shape.warps, **({"launch_pdl": True} if overlap else {}),
+        num_warps=shape.warps, **overlap,
     )  # fmt: skip
 
 

@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-import torch
 import triton.language as tl
 
 from loramux_kernels.jit import device_function
-
-
-@cache
-def num_multiprocessors(device: torch.device) -> int:
-    """Multiprocessors of a GPU; 1 for the CPU, where Triton interprets."""
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-@cache
-def can_overlap(device: torch.device) -> bool:
-    """Whether a kernel may start before the one it depends on has ended."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @device_function

@@ -12,9 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from loramux_kernels.jit import device_function, kernel
+from loramux_kernels.multiprocessors import num_multiprocessors
+from loramux_kernels.overlap import overlapping
 from loramux_kernels.triton_lora.arena import GRANULE
 from loramux_kernels.triton_lora.projection import PackedProjection
-from loramux_kernels.triton_lora.sharing import can_overlap, num_multiprocessors, own_share
+from loramux_kernels.triton_lora.sharing import own_share
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 UNSPECIALIZED = ("counts", "rows", "tiles", "first_site", "num_sites", "num_slices", "num_splits")
@@ -29,7 +31,7 @@ def shrink(x: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
     table, shape = work.table, work.shape.shrink
     split_features, num_splits = shape.split(projection.in_features)
     programs = shape.programs_per_sm * num_multiprocessors(x.device)
-    overlap = work.shape.overlap and can_overlap(x.device)
+    overlap = overlapping(x.device) if work.shape.overlap else {"OVERLAP": False}
     _shrink[(programs,)](
         work.partials, x, table.arena, table.records, work.counts, work.rows, work.tiles,
         x.stride(0), projection.in_features, split_features, num_splits,
@@ -38,7 +40,7 @@ def shrink(x: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
         GRANULE=GRANULE, ROWS=work.shape.rows, RANK=work.shape.rank,
         SLICES=min(shape.slices, triton.next_power_of_2(projection.num_slices)),
         FEATURES=shape.features, STAGES=shape.stages,
-        OVERLAP=overlap, num_warps=shape.warps, **({"launch_pdl": True} if overlap else {}),
+        num_warps=shape.warps, **overlap,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from loramux.engine.messages import PositionLogprobs
@@ -35,13 +35,13 @@ class LaunchedStep:
     chunks: Sequence[Chunk]
     wait_for_tokens: Callable[[], HostTokens]
     """Tokens of the chunks that sample, in their order; waits for the device."""
-    wait_for_prompt_logprobs: Callable[[], dict[Chunk, list[PositionLogprobs]]]
+    prompt_logprobs: Mapping[Chunk, list[PositionLogprobs]]
+    """Of the chunks whose requests asked, which did not mind the wait."""
 
     def wait(self) -> list[ChunkResult]:
         """One result for each chunk, in their order."""
         tokens = self.wait_for_tokens()
-        prompt_logprobs = self.wait_for_prompt_logprobs()
-        results = [ChunkResult(c, prompt_logprobs=prompt_logprobs.get(c)) for c in self.chunks]
+        results = [ChunkResult(c, prompt_logprobs=self.prompt_logprobs.get(c)) for c in self.chunks]
         sampling = [result for result in results if result.chunk.samples]
         for result, token_id, logprobs in zip(
             sampling, tokens.token_ids, tokens.logprobs, strict=True

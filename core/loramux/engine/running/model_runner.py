@@ -80,7 +80,7 @@ class ModelRunner:
         logits = self._forward(layout, logit_rows)
         wait_for_tokens = self._sample(logits[: len(sampling)], sampling)
         scored = _score(logits[len(sampling) :], prompts)
-        return LaunchedStep(chunks, wait_for_tokens, lambda: scored)
+        return LaunchedStep(chunks, wait_for_tokens, scored)
 
     def _sample(self, logits: Tensor, sequences: list[Sequence]) -> Callable[[], HostTokens]:
         """Choose the next token of each sequence from its row of ``logits``."""

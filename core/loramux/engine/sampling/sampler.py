@@ -53,14 +53,14 @@ class SampledTokens:
         """Copy everything over with a single wait for the device."""
         return self.start_copy().wait()
 
-    def start_copy(self) -> TokensInFlight:
+    def start_copy(self) -> ComingTokens:
         """Begin to copy everything over, without waiting for the device."""
         tensors = [] if self.logprobs is None else self.logprobs.tensors
-        return TokensInFlight(HostCopy([self.token_ids, *tensors]), self.logprob_request)
+        return ComingTokens(HostCopy([self.token_ids, *tensors]), self.logprob_request)
 
 
 @dataclass(frozen=True, slots=True)
-class TokensInFlight:
+class ComingTokens:
     """The tokens of one step on their way to the host."""
 
     copy: HostCopy

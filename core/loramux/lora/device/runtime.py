@@ -14,7 +14,7 @@ from loramux.lora.adapter import Adapter
 from loramux.lora.device.arena_store import ArenaStore, allocate_arena, packed_first
 from loramux.lora.device.kernel_updates import KernelUpdates
 from loramux.lora.device.layers import LoRALayers
-from loramux.lora.device.packed import PackedLoRA, PackedUpdates, TorchUpdates
+from loramux.lora.device.packed import AdapterRows, PackedLoRA, PackedUpdates, TorchUpdates
 from loramux.lora.device.plan import LoRAPlan, RowSpan, can_be_grouped, plan_rows
 from loramux.lora.device.pool import DevicePool
 from loramux.lora.device.resident import ResidentAdapter
@@ -28,8 +28,6 @@ RESIDENT_PER_RUNNING = 2
 
 Item = TypeVar("Item")
 AdapterOf = Callable[[Item], Adapter | None]
-AdapterRows = tuple[Adapter | None, int, int]
-"""An adapter, or None for the base model, and its rows from start to stop."""
 
 
 @dataclass(frozen=True)

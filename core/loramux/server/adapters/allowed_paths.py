@@ -14,7 +14,6 @@ from loramux.lora.hub.source import HubPath
 HUB_SCHEME = "hf://"
 
 ROOTS_VARIABLE = "LORAMUX_ALLOWED_ADAPTER_ROOTS"
-FILESYSTEM_VARIABLE = "LORAMUX_LORA_RESOLVER_CACHE_DIR"
 HUB_VARIABLE = "LORAMUX_LORA_RESOLVER_HF_REPO_LIST"
 
 
@@ -68,7 +67,7 @@ class AllowedPaths:
         for path in module_paths:
             is_on_hub = HubPath.parse(path) is not None and not os.path.isdir(path)
             repositories.append(HUB_SCHEME + path if is_on_hub else path)
-        directory = env.read_text(FILESYSTEM_VARIABLE)
+        directory = env.read_text(env.ADAPTER_DIRECTORY_VARIABLE)
         own = [directory] if directory else []
         named = [*roots, *env.read_list(ROOTS_VARIABLE), *own, *repositories]
         return cls.of(named or ([os.sep, HUB_SCHEME] if is_private else []))

@@ -9,10 +9,10 @@ import triton
 import triton.language as tl
 
 from loramux_kernels.jit import device_function
+from loramux_kernels.multiprocessors import num_multiprocessors
 from loramux_kernels.overlap import overlapping
 from loramux_kernels.triton_lora.arena import GRANULE
 from loramux_kernels.triton_lora.projection import PackedProjection
-from loramux_kernels.triton_lora.sharing import num_multiprocessors
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 UNSPECIALIZED = (

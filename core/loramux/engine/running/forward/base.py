@@ -10,7 +10,7 @@ from torch import Tensor
 from loramux.engine.args import EngineArgs
 from loramux.engine.running.step_layout import StepLayout
 from loramux.engine.scheduling.scheduler import Chunk
-from loramux.lora.device.runtime import AdapterRows
+from loramux.lora.device.packed import AdapterRows
 from loramux_kernels.paged_attention import LayerCache
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loramux.engine.running.step_layout import StepLayout
+from loramux.engine.running.step_layout import StepLayout, lay_out
 from loramux.engine.running.tokens_in_flight import TokensInFlight
 from loramux.lora.device.packed import PackedLoRA
 from loramux.models.fused import FusedDecoder, FusedStep
@@ -91,7 +91,7 @@ class CapturedStep:
         self.size = size
         self._plan = plan
         self._inputs = torch.zeros(size.num_integers, dtype=torch.int32, device=plan.device)
-        self._upload(_padded([], [], size))
+        self._upload(_padded(lay_out([], plan.block_size), [], size))
         self._graphs = {
             with_lora: self._capture(pool, with_lora)
             for with_lora in ([False, True] if plan.lora is not None else [False])
@@ -182,15 +182,14 @@ class CapturedSteps:
         return None
 
 
-def _padded(layout: StepLayout | list[int], logit_rows: list[int], size: StepSize) -> array[int]:
+def _padded(layout: StepLayout, logit_rows: list[int], size: StepSize) -> array[int]:
     """A step's integers, filled up with rows that store nothing and sequences that have none.
 
     In a decode every sequence has one row, padding too; its length of 0 lets it attend to nothing.
     """
-    rows = [] if isinstance(layout, list) else layout.rows
+    rows = layout.rows
     numbers = array("i")
-    for column, filler in (("token_ids", 0), ("positions", 0), ("slots", -1)):
-        known = array("i") if isinstance(layout, list) else getattr(layout, column)
+    for known, filler in ((layout.token_ids, 0), (layout.positions, 0), (layout.slots, -1)):
         numbers += known
         numbers += array("i", [filler]) * (size.rows - len(known))
     spare = size.sequences - len(rows)
