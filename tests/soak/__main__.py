@@ -17,12 +17,16 @@ def main() -> int:
     parser.add_argument("--adapters", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--names", type=int, default=0, help="unknown names to ask for as well")
+    parser.add_argument(
+        "--moods", type=float, default=0.3,
+        help="share of the questions that two of the three resolvers do not answer soundly",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         seen = soak(
             Path(root), seconds=args.seconds, adapters=args.adapters, clients=args.clients,
-            seed=args.seed,
+            moods=args.moods, seed=args.seed,
         )  # fmt: skip
         print("\n".join(seen.lines()), flush=True)
         if args.names:

@@ -12,10 +12,24 @@ from itertools import accumulate, count
 
 import openai
 
+from tests.soak.moods import Record
 from tests.soak.population import PROMPTS, TOKENS, Population
 
-TRUST = 4.0
-"""Seconds after which a server must have noticed a change: its own interval, and some delay."""
+TRUST = 6.0
+"""Seconds after which a server must have noticed a change: its own interval, a resolver that
+hangs for its share of the time, and some delay."""
+
+ERRORS_AFTER = {
+    "lied": {"HTTP 400", "HTTP 404", "HTTP 503"},
+    "refused": {"HTTP 400"},
+    "failed": {"HTTP 503"},
+    "hung": {"HTTP 503"},
+}
+"""How a request may end after what a resolver did."""
+
+SHOWN_BY_ALL = frozenset({"lied", "hung"})
+"""A lie is believed, and whoever hangs uses up others' time. For all else the next one is asked, so
+that it shows only where nobody has the adapter."""
 
 LEAVING_SECONDS = 0.05
 """How long those who leave early wait at most."""
@@ -27,9 +41,17 @@ HOSTILE = ("../model", "%2e%2e/model", "/etc", "adapter-1/..", "a\u2215b", "x" *
 class Tally:
     """What became of the requests; ``wrong`` has to stay empty."""
 
+    asked: int = 0
     answers: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+
+    CHANGES = frozenset({"replaced on disk", "put back on disk", "removed on disk"})
+
+    @property
+    def requests(self) -> int:
+        """Those that have come to an end."""
+        return sum(number for kind, number in self.answers.items() if kind not in self.CHANGES)
 
     def judge(self, kind: str, is_right: bool, what: str) -> None:
         self.answers[kind] += 1
@@ -41,11 +63,17 @@ class Clients:
     """People who ask one server until they are told to stop."""
 
     def __init__(
-        self, client: openai.AsyncOpenAI, population: Population, seed: int, tally: Tally
+        self,
+        client: openai.AsyncOpenAI,
+        population: Population,
+        record: Record,
+        seed: int,
+        tally: Tally,
     ) -> None:
         self.tally = tally
         self._client = client
         self._population = population
+        self._record = record
         self._random = random.Random(seed)
         self._names = list(population.eras)
         self._weights = list(accumulate(1 / rank for rank in range(1, len(self._names) + 1)))
@@ -67,6 +95,7 @@ class Clients:
             self._unheard: 6, self._hostile: 3,
         }  # fmt: skip
         (act,) = self._random.choices(list(kinds), list(kinds.values()))
+        self.tally.asked += 1
         await act()
 
     async def _whole(self) -> None:
@@ -77,7 +106,10 @@ class Clients:
 
     async def _base(self) -> None:
         prompt = self._random.choice(PROMPTS)
-        text = await self._text("base", prompt)
+        try:
+            text = await self._text("base", prompt)
+        except openai.APIError as error:
+            text = str(error)
         self.tally.judge("base", text == self._population.base_texts[prompt], text)
 
     async def _unheard(self) -> None:
@@ -118,30 +150,30 @@ class Clients:
 
     async def _checked(self, name: str, ask: Callable[[str, str], Awaitable[str]]) -> None:
         prompt, asked = self._random.choice(PROMPTS), time.monotonic()
-        try:
-            text, kind = await ask(name, prompt), "answered"
-        except openai.APIStatusError as error:
-            text, kind = str(error), f"HTTP {error.status_code}"
+        text, kind = await _outcome(ask(name, prompt))
         answered = time.monotonic()
         meanings = self._population.meanings(name, asked, answered, TRUST)
         allowed = [texts and texts[prompt] for texts in meanings]
+        deeds = self._record.kinds(name, asked, answered)
         if kind == "answered":
             self.tally.seconds.append(answered - asked)
             is_right = text in allowed
+        elif None in allowed:
+            is_right = kind == "HTTP 404" or kind in _errors_after(deeds)
         else:
             # While its bytes change, a request that was waiting for the old ones may be sent back.
-            is_right = None in allowed or (kind == "HTTP 503" and len(allowed) > 1)
-        self.tally.judge(kind, is_right, f"{name} said {text!r}, and not one of {allowed}")
+            is_changing = kind == "HTTP 503" and len(allowed) > 1
+            is_right = is_changing or kind in _errors_after(deeds & SHOWN_BY_ALL)
+            kind += " for one that is there"
+        told = f"{name} said {text!r}, and not one of {allowed}, after {deeds or 'nothing'}"
+        self.tally.judge(kind, is_right, told)
 
     async def _refused(self, kind: str, name: str) -> None:
-        try:
-            text = await self._text(name, PROMPTS[0])
-        except openai.NotFoundError:
-            self.tally.judge(kind, True, "")
-        except openai.APIError as error:
-            self.tally.judge(kind, False, f"{name[:40]!r}: {error}")
-        else:
-            self.tally.judge(kind, False, f"{name[:40]!r} said {text!r}")
+        asked = time.monotonic()
+        text, outcome = await _outcome(self._text(name, PROMPTS[0]))
+        deeds = self._record.kinds(name, asked, time.monotonic())
+        is_right = outcome == "HTTP 404" or outcome in _errors_after(deeds)
+        self.tally.judge(kind, is_right, f"{name[:40]!r}: {outcome}, {text!r}, after {deeds}")
 
     def _popular(self) -> str:
         """A power law: the n-th name is asked for 1/n as often as the first."""
@@ -167,3 +199,17 @@ class Clients:
         async with stream:
             async for _ in stream:
                 return
+
+
+async def _outcome(answer: Awaitable[str]) -> tuple[str, str]:
+    """What came, and its kind."""
+    try:
+        return await answer, "answered"
+    except openai.APIStatusError as error:
+        return str(error), f"HTTP {error.status_code}"
+    except openai.APIError as error:  # it broke off, or nothing came for a minute
+        return repr(error), "without an answer"
+
+
+def _errors_after(deeds: set[str]) -> set[str]:
+    return set().union(*(ERRORS_AFTER[deed] for deed in deeds))

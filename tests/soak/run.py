@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import openai
 
 from tests.server.server_process import ServerProcess, serving
 from tests.soak.clients import Clients, Tally
+from tests.soak.moods import TIMEOUT, Record
 from tests.soak.population import Population
 from tests.soak.watch import Sample, Watch
 
@@ -23,6 +25,11 @@ SETTLING_SECONDS = 1.0
 
 MAX_GROWTH = 8.0
 """Megabytes; the bounded tables of names are still filling while they grow by this."""
+
+GAUGES = re.compile(
+    r"^loramux:(num_requests_running|num_requests_waiting|sequences_in_flight) (\S+)$", re.MULTILINE
+)
+"""Of what a server that nobody asks anything must not do."""
 
 MAX_THREADS = 64
 """All pools of the server together; none grows with the requests."""
@@ -35,6 +42,7 @@ class Soak:
     Args:
         idle_before: the server at rest after the first third of the time.
         idle_after: the server at rest in the end.
+        unfinished: what the server still did at rest, by the names of its gauges.
         left_behind: files in the server's cache and temporary directories.
     """
 
@@ -43,13 +51,17 @@ class Soak:
     watch: Watch
     idle_before: Sample
     idle_after: Sample
+    unfinished: dict[str, float]
     left_behind: list[Path]
 
     def problems(self) -> list[str]:
         """What should not be; one sentence each."""
         grown = self.idle_after.files - self.idle_before.files
+        unanswered = self.tally.asked - self.tally.requests
         found = {
             f"{len(self.tally.wrong)} answers were wrong: {self.tally.wrong[:5]}": self.tally.wrong,
+            f"{unanswered} requests have no answer": unanswered,
+            f"the server goes on with {self.unfinished}": self.unfinished,
             f"the memory grew by {self.growth:.1f} MB": self.growth > MAX_GROWTH,
             f"{self.idle_after.threads} threads run": self.idle_after.threads > MAX_THREADS,
             f"{grown} more files are open": grown > 0,
@@ -76,51 +88,91 @@ class Soak:
         yield f"problems: {'; '.join(self.problems()) or 'none'}"
 
 
-def soak(root: Path, *, seconds: float, adapters: int, clients: int, seed: int = 0) -> Soak:
-    """Let clients ask a real server for ``adapters`` adapters for a while."""
+def soak(
+    root: Path,
+    *,
+    seconds: float,
+    adapters: int,
+    clients: int,
+    moods: float,
+    seed: int = 0,
+    timeout: float = TIMEOUT,
+) -> Soak:
+    """Let clients ask a real server for ``adapters`` adapters for a while.
+
+    Args:
+        moods: share of the questions that two of the three resolvers do not answer soundly.
+        timeout: seconds that finding an adapter may take.
+    """
     population = Population(root)
     for number in range(adapters):
         population.publish(f"adapter-{number}")
     private = [root / name for name in ("cache", "tmp")]
     for directory in private:
         directory.mkdir()
-    with _server(population, *private) as server:
-        crowd = _Crowd(server, population, clients, seed)
+    record = Record(root / "moods.jsonl")
+    environment = {
+        "LORAMUX_LORA_RESOLVE_TIMEOUT": str(timeout),
+        "LORAMUX_ADAPTER_CACHE_DIR": str(private[0]),
+        "TMPDIR": str(private[1]),
+    }
+    with _server(population, record, moods, environment) as server:
+        crowd = _Crowd(server, population, record, clients, seed)
         before, after = asyncio.run(crowd.soak(seconds))
+        unfinished = asyncio.run(_unfinished(server))
         left = [path for directory in private for path in directory.rglob("*") if path.is_file()]
         assert server.end() == 0
-    return Soak(seconds, crowd.tally, crowd.watch, before, after, left)
+    return Soak(seconds, crowd.tally, crowd.watch, before, after, unfinished, left)
 
 
 @contextmanager
-def _server(population: Population, cache: Path, tmp: Path) -> Iterator[ServerProcess]:
+def _server(
+    population: Population, record: Record, moods: float, more: Mapping[str, str]
+) -> Iterator[ServerProcess]:
     words = [
         str(population.model), "--served-model-name", "base", "--enable-lora",
         "--max-loras", "8", "--max-cpu-loras", "64", "--max-num-seqs", "32",
     ]  # fmt: skip
     environment = {
-        "LORAMUX_PLUGINS": "lora_filesystem_resolver",
-        "LORAMUX_LORA_RESOLVER_CACHE_DIR": str(population.directory),
+        "LORAMUX_PLUGINS": "",
         "LORAMUX_LORA_RECHECK_SECONDS": "1",
         "LORAMUX_LORA_NEGATIVE_TTL": "1",
-        "LORAMUX_ADAPTER_CACHE_DIR": str(cache),
-        "LORAMUX_LOGGING_LEVEL": "WARNING",
-        "TMPDIR": str(tmp),
+        "HF_HUB_OFFLINE": "1",
+        **more,
     }
-    with serving(*words, **environment) as server:
+    module = ("tests.soak.server", str(population.directory), str(record.path), str(moods))
+    with serving(*words, module=module, **environment) as server:
         yield server
+
+
+async def _unfinished(server: ServerProcess) -> dict[str, float]:
+    """Gauges of work that are not 0, once the server has had the time to end all of it."""
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        for _ in range(20):
+            text = (await client.get("/metrics")).text
+            numbers = {name: float(found) for name, found in GAUGES.findall(text)}
+            if set(numbers.values()) == {0.0}:
+                return {}
+            await asyncio.sleep(0.5)
+    return numbers
 
 
 class _Crowd:
     """The clients of one server, and who watches it."""
 
     def __init__(
-        self, server: ServerProcess, population: Population, clients: int, seed: int
+        self,
+        server: ServerProcess,
+        population: Population,
+        record: Record,
+        clients: int,
+        seed: int,
     ) -> None:
         self.tally = Tally()
         self.watch = Watch(server.process.pid)
         self._url = server.url
         self._population = population
+        self._record = record
         self._number = clients
         self._seed = seed
 
@@ -140,7 +192,7 @@ class _Crowd:
         async with openai.AsyncOpenAI(
             base_url=f"{self._url}/v1", api_key="none", max_retries=0, http_client=http, timeout=60
         ) as client:
-            clients = Clients(client, self._population, seed, self.tally)
+            clients = Clients(client, self._population, self._record, seed, self.tally)
             await clients.ask_until(time.monotonic() + seconds, self._number)
         await asyncio.sleep(SETTLING_SECONDS)
         return Sample.of(self.watch.pid)

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:Futu
 
 
 def test_a_crowd_of_clients_and_adapters_that_change(tmp_path):
-    seen = soak(tmp_path, seconds=3, adapters=40, clients=6)
+    seen = soak(tmp_path, seconds=3, adapters=40, clients=6, moods=0.3, timeout=2)
     assert seen.problems() == []
     for kind in ("answered", "left", "unknown", "hostile", "base", "replaced on disk"):
         assert seen.tally.answers[kind] > 0, kind
