@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional
 
 from loramux.models.fused.step import StepLoRA
 from loramux_kernels.blocks import Activation, RMSNorm, Rotation, add_rms_norm_, gated_activation
+from loramux_kernels.products import linear
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -62,4 +62,4 @@ class Projection:
 
     def __call__(self, x: Tensor, lora: StepLoRA | None) -> Product:
         """``x W^T + b``, and what adapters add."""
-        return Product(functional.linear(x, self.weight, self.bias), x, self.index, lora)
+        return Product(linear(x, self.weight, self.bias), x, self.index, lora)
