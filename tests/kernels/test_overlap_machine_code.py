@@ -27,6 +27,7 @@ TYPES = (
 HEADS = {"NUM_HEADS": 32, "NUM_KV_HEADS": 8}
 ATTENTION = HEADS | {"KEY_DIM": 128, "VALUE_DIM": 128, "BLOCK_SIZE": 16, "HAS_SOFTCAP": False}
 NORMS = {"Q_PLUS_ONE": False, "K_PLUS_ONE": False}
+TILES = {"x_tiles": "tensordesc<bf16[16, 256]>", "weight_tiles": "tensordesc<bf16[64, 256]>"}
 STORE = {"NUM_HEADS": 8, "KEY_DIM": 128, "VALUE_DIM": 128}
 
 KERNELS: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -54,6 +55,11 @@ KERNELS: dict[str, tuple[str, dict[str, Any], int]] = {
         {"WIDTH": 14336, "COLUMNS": 1024, "KIND": "silu"},
         0,
     ),
+    "triton_products.streamed._multiply": (
+        "bias",
+        {"ROWS": 16, "COLUMNS": 64, "STEP": 256, "STAGES": 4, "FETCH": 512, "WEIGHTS_FIRST": True},
+        0,
+    ),
 }
 """Arguments that are None, constants, and loads that need not wait: of plans, and of blocks."""
 
@@ -72,7 +78,7 @@ def code_of(name: str) -> str:
     absent, constants, _ = KERNELS[name]
     constants = constants | dict.fromkeys(absent.split()) | {"OVERLAP": True}
     integers = {argument: "i32" for argument in kernel.arg_names if argument.islower()}
-    types = {k: v for k, v in (integers | TYPES).items() if k not in constants}
+    types = {k: v for k, v in (integers | TYPES | TILES).items() if k not in constants}
     return compiled(kernel, types, constants, num_warps=4, num_stages=3)
 
 
