@@ -10,7 +10,7 @@ from typing import Any
 
 from loramux.engine.args import EngineArgs
 from loramux.engine.stats import EngineStats
-from loramux.errors import EngineDeadError
+from loramux.errors import EngineDeadError, InvalidRequestError
 from loramux.lora.request import LoRARequest
 from loramux.outputs import CompletionOutput, Logprob, RequestOutput
 from loramux.sampling_params import RequestOutputKind, SamplingParams
@@ -137,6 +137,7 @@ class FakeEngine:
         lora_request: LoRARequest | None,
     ) -> AsyncGenerator[RequestOutput, None]:
         prompt_ids = prompt["prompt_token_ids"]
+        self._check(prompt_ids)
         text = self.tokenizer.decode(prompt_ids)
         error = self.failures.get(text)
         answer_ids = self._answer(text, params.max_tokens or MAX_MODEL_LEN, lora_request)
@@ -152,6 +153,10 @@ class FakeEngine:
                     yield output
         if not is_delta:
             yield state.output(answer_ids, range(params.n), True, True)
+
+    def _check(self, prompt_ids: list[int]) -> None:
+        if not prompt_ids or not all(0 <= each < len(self.tokenizer) for each in prompt_ids):
+            raise InvalidRequestError("The prompt is empty, or outside the vocabulary.", "prompt")
 
     def _answer(self, text: str, max_tokens: int, adapter: LoRARequest | None) -> list[int]:
         source = text.swapcase() if adapter else text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from loramux import __version__
@@ -12,6 +11,7 @@ from loramux.server.access.rules import OPEN_PATHS
 from loramux.server.adapters import models, placement
 from loramux.server.adapters import routes as adapters
 from loramux.server.adapters import updates as adapter_updates
+from loramux.server.application import Application
 from loramux.server.chat import routes as chat
 from loramux.server.completions import plain_generate
 from loramux.server.completions import routes as completions
@@ -45,9 +45,9 @@ ROUTERS = [
 ]
 
 
-def build_app(server: ServerState) -> FastAPI:
+def build_app(server: ServerState) -> Application:
     """The ASGI application around an engine that runs; whoever made the state closes it."""
-    app = FastAPI(title="loramux", version=__version__)
+    app = Application(title="loramux", version=__version__, has_keys=not server.keyring.is_open)
     app.state.server = server
     for router in ROUTERS:
         app.include_router(router)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 
 from loramux import __version__
 from loramux.errors import EngineDeadError
+from loramux.server.http.documented import answers
 from loramux.server.http.errors import ApiError
 from loramux.server.state import Server
 
 router = APIRouter()
 
 
-@router.get("/health")
+class Version(BaseModel):
+    """The server's own."""
+
+    version: str
+
+
+@router.get("/health", **answers(errors=(503,)))
 async def health(server: Server) -> Response:
     """200 while the engine takes requests, 503 once it does not."""
     try:
@@ -23,6 +31,6 @@ async def health(server: Server) -> Response:
     return Response()
 
 
-@router.get("/version")
+@router.get("/version", **answers(Version))
 async def version() -> JSONResponse:
     return JSONResponse({"version": __version__})

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from loramux.server.chat.template import ChatFields, render_chat
 from loramux.server.generation.prompts import encode
 from loramux.server.http.body import read_json, validate
-from loramux.server.http.documented import documented
+from loramux.server.http.documented import answers, documented
+from loramux.server.http.json_types import Integer
 from loramux.server.state import Server, ServerState
 
 router = APIRouter()
@@ -41,10 +42,29 @@ class DetokenizeRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
+    tokens: list[Integer]
+
+
+class Tokens(BaseModel):
+    """The answer of ``/tokenize``."""
+
+    count: int
     tokens: list[int]
+    token_strs: list[str] | None
+    max_model_len: int
 
 
-@router.post("/tokenize", openapi_extra=documented(TokenizeTextRequest))
+class TokensText(BaseModel):
+    """The answer of ``/detokenize``."""
+
+    prompt: str
+
+
+@router.post(
+    "/tokenize",
+    openapi_extra=documented(TokenizeTextRequest, TokenizeChatRequest),
+    **answers(Tokens),
+)
 async def tokenize(request: Request, server: Server) -> JSONResponse:
     """The token ids of a ``prompt``, or of ``messages``."""
     body = await read_json(request, _parse)
@@ -55,7 +75,7 @@ async def tokenize(request: Request, server: Server) -> JSONResponse:
     return JSONResponse({**answer, "max_model_len": server.engine.max_model_len})
 
 
-@router.post("/detokenize", openapi_extra=documented(DetokenizeRequest))
+@router.post("/detokenize", openapi_extra=documented(DetokenizeRequest), **answers(TokensText))
 async def detokenize(request: Request, server: Server) -> JSONResponse:
     """The text of token ids."""
     body = await read_json(request, partial(validate, DetokenizeRequest))

@@ -9,12 +9,14 @@ from fastapi.responses import JSONResponse
 
 from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.server.access.caller import access_of
+from loramux.server.adapters.described import ModelCard, ModelList
+from loramux.server.http.documented import answers
 from loramux.server.state import Server, ServerState
 
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", **answers(ModelList))
 async def list_models(request: Request, server: Server) -> JSONResponse:
     """The base model under each of its names, then the adapters."""
     caller = access_of(request)
@@ -24,7 +26,7 @@ async def list_models(request: Request, server: Server) -> JSONResponse:
     return JSONResponse({"object": "list", "data": cards})
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", **answers(ModelCard, errors=(404,)))
 async def get_model(request: Request, server: Server, name: str) -> JSONResponse:
     """One of them."""
     if name in server.base_names:

@@ -14,27 +14,29 @@ from fastapi.responses import JSONResponse
 from loramux.errors import ModelNotFoundError
 from loramux.lora.request import LoRARequest
 from loramux.server.access.caller import access_of
+from loramux.server.adapters.described import PinnedAdapter, PlacedAdapter, UnpinnedAdapter
 from loramux.server.adapters.model_choice import find_adapter
 from loramux.server.http.disconnect import while_connected
+from loramux.server.http.documented import MODEL_ERRORS, answers
 from loramux.server.http.errors import ApiError
 from loramux.server.state import Server, ServerState
 
 router = APIRouter()
 
 
-@router.post("/v1/adapters/{name:path}/prefetch")
+@router.post("/v1/adapters/{name:path}/prefetch", **answers(PlacedAdapter, errors=MODEL_ERRORS))
 async def prefetch_adapter(request: Request, server: Server, name: str) -> JSONResponse:
     """Find an adapter and place it on the device; answered when it is there."""
     return await while_connected(request, _prefetch(request, server, name))
 
 
-@router.post("/v1/adapters/{name:path}/pin")
+@router.post("/v1/adapters/{name:path}/pin", **answers(PinnedAdapter, errors=MODEL_ERRORS))
 async def pin_adapter(request: Request, server: Server, name: str) -> JSONResponse:
     """The same, and evict it no more until it is unpinned or unloaded."""
     return await while_connected(request, _pin(request, server, name))
 
 
-@router.delete("/v1/adapters/{name:path}/pin")
+@router.delete("/v1/adapters/{name:path}/pin", **answers(UnpinnedAdapter, errors=(404,)))
 async def unpin_adapter(request: Request, server: Server, name: str) -> JSONResponse:
     """Let it be evicted as any other."""
     if not access_of(request).may_use(name) or not server.engine.unpin_lora(name):

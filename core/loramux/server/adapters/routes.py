@@ -10,13 +10,15 @@ from fastapi.responses import JSONResponse
 
 from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.server.access.caller import access_of
+from loramux.server.adapters.described import AdapterList
 from loramux.server.engine_protocol import AdapterInfo
+from loramux.server.http.documented import answers
 from loramux.server.state import Server
 
 router = APIRouter()
 
 
-@router.get("/v1/adapters")
+@router.get("/v1/adapters", **answers(AdapterList))
 async def list_adapters(request: Request, server: Server) -> JSONResponse:
     """The adapters this caller can use, with what the engine knows of each."""
     # By digest, because names are each caller's own: two may use one name for two adapters.

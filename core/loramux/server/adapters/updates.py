@@ -25,8 +25,9 @@ from loramux.server.access.caller import access_of
 from loramux.server.adapters.allowed_paths import PathNotAllowedError
 from loramux.server.http.body import read_json, validate
 from loramux.server.http.disconnect import while_connected
-from loramux.server.http.documented import documented
+from loramux.server.http.documented import MODEL_ERRORS, answers, documented
 from loramux.server.http.errors import ApiError, bad_request
+from loramux.server.http.json_types import Integer
 from loramux.server.state import Server, ServerState
 
 router = APIRouter()
@@ -37,7 +38,9 @@ _paths = PathChecks(threads=2)
 class LoadAdapterRequest(BaseModel):
     """Body of ``/v1/load_lora_adapter``."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(
+        extra="ignore", json_schema_extra={"required": ["lora_name", "lora_path"]}
+    )
 
     lora_name: str = ""
     lora_path: str = ""
@@ -48,13 +51,17 @@ class LoadAdapterRequest(BaseModel):
 class UnloadAdapterRequest(BaseModel):
     """Body of ``/v1/unload_lora_adapter``; ``lora_int_id`` is taken and ignored, as in vLLM."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"required": ["lora_name"]})
 
     lora_name: str = ""
-    lora_int_id: int | None = None
+    lora_int_id: Integer | None = None
 
 
-@router.post("/v1/load_lora_adapter", openapi_extra=documented(LoadAdapterRequest))
+@router.post(
+    "/v1/load_lora_adapter",
+    openapi_extra=documented(LoadAdapterRequest),
+    **answers(text=("text/plain",), errors=MODEL_ERRORS),
+)
 async def load_lora_adapter(request: Request, server: Server) -> PlainTextResponse:
     """Read an adapter and serve it under a name."""
     body = await read_json(request, partial(validate, LoadAdapterRequest))
@@ -77,7 +84,11 @@ async def load_lora_adapter(request: Request, server: Server) -> PlainTextRespon
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
 
-@router.post("/v1/unload_lora_adapter", openapi_extra=documented(UnloadAdapterRequest))
+@router.post(
+    "/v1/unload_lora_adapter",
+    openapi_extra=documented(UnloadAdapterRequest),
+    **answers(text=("text/plain",), errors=(404,)),
+)
 async def unload_lora_adapter(request: Request, server: Server) -> PlainTextResponse:
     """Serve an adapter no more; requests that run with it finish."""
     body = await read_json(request, partial(validate, UnloadAdapterRequest))
@@ -86,7 +97,7 @@ async def unload_lora_adapter(request: Request, server: Server) -> PlainTextResp
     return await _unload(request, server, body.lora_name)
 
 
-@router.delete("/v1/adapters/{name:path}")
+@router.delete("/v1/adapters/{name:path}", **answers(text=("text/plain",), errors=(404,)))
 async def delete_adapter(request: Request, server: Server, name: str) -> PlainTextResponse:
     """The same, for whoever prefers it."""
     return await _unload(request, server, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -12,15 +12,16 @@ from loramux.server.chat.template import ChatFields
 from loramux.server.chat.tools.forms import form_of_calls
 from loramux.server.generation.sampling_fields import MAX_LOGPROBS, SamplingFields
 from loramux.server.http.errors import bad_request
+from loramux.server.http.json_types import WHOLE
 
 
 class ChatRequest(SamplingFields, ChatFields):
     """OpenAI's fields and vLLM's extra ones."""
 
     logprobs: bool = False
-    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
 
     @model_validator(mode="after")
     def _check_logprobs(self) -> Self:

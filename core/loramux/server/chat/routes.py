@@ -10,6 +10,7 @@ from fastapi.responses import Response
 
 from loramux.server.adapters.model_choice import choose_model
 from loramux.server.chat.answer import ChatAnswer
+from loramux.server.chat.described import ChatCompletion, ChatCompletionChunk
 from loramux.server.chat.request import ChatRequest
 from loramux.server.chat.template import render_chat
 from loramux.server.generation.admission import admit
@@ -19,14 +20,18 @@ from loramux.server.generation.streaming import answer_streaming, answer_whole
 from loramux.server.generation.unsupported import UNSUPPORTED_IN_CHAT, check_fields
 from loramux.server.http.body import read_json, validate
 from loramux.server.http.disconnect import while_connected
-from loramux.server.http.documented import documented
+from loramux.server.http.documented import MODEL_ERRORS, answers, documented
 from loramux.server.http.request_id import request_id_of
 from loramux.server.state import Server, ServerState
 
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", openapi_extra=documented(ChatRequest))
+@router.post(
+    "/v1/chat/completions",
+    openapi_extra=documented(ChatRequest),
+    **answers(ChatCompletion, events=ChatCompletionChunk, errors=MODEL_ERRORS),
+)
 async def create_chat_completion(request: Request, server: Server) -> Response:
     """Answer a chat, with the base model or with an adapter."""
     body = await read_json(request, _parse)

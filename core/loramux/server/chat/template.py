@@ -35,10 +35,36 @@ _RESERVED = frozenset(
 """Arguments of ``apply_chat_template`` itself, which a client must not set behind our back."""
 
 
+_TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+
+_MESSAGES_SCHEMA: dict[str, Any] = {
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "properties": {
+            "role": {"type": "string"},
+            "content": {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": _TEXT_PART},
+                    {"type": "null"},
+                ]
+            },
+        },
+        "required": ["role"],
+    },
+}
+"""What holds for every message; the rest is between it and the model's template."""
+
+
 class ChatFields(ToolFields):
     """The fields that decide what the prompt of a chat is."""
 
-    messages: list[dict[str, Any]]
+    messages: list[dict[str, Any]] = Field(json_schema_extra=_MESSAGES_SCHEMA)
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False

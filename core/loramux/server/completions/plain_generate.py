@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from loramux.outputs import RequestOutput
+from loramux.server.completions.described import GeneratedTexts
 from loramux.server.completions.request import CompletionRequest, parse_completion
 from loramux.server.completions.routes import prepare
 from loramux.server.generation.outputs_stream import PromptOutput
@@ -19,14 +20,18 @@ from loramux.server.generation.streaming import answer_whole
 from loramux.server.generation.usage import Usage
 from loramux.server.http.body import read_json
 from loramux.server.http.disconnect import while_connected
-from loramux.server.http.documented import documented
+from loramux.server.http.documented import MODEL_ERRORS, answers, documented
 from loramux.server.http.errors import bad_request
 from loramux.server.state import Server
 
 router = APIRouter()
 
 
-@router.post("/generate", openapi_extra=documented(CompletionRequest))
+@router.post(
+    "/generate",
+    openapi_extra=documented(CompletionRequest),
+    **answers(GeneratedTexts, errors=MODEL_ERRORS),
+)
 async def generate(request: Request, server: Server) -> Response:
     """The fields of ``/v1/completions``, without those that shape an answer."""
     parsed = await read_json(request, parse_completion, any_content_type=True)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from loramux.sampling_params import SamplingParams
-from loramux.server.generation.prompts import parse_prompts
+from loramux.server.generation.prompts import PROMPT_SCHEMA, parse_prompts
 from loramux.server.generation.sampling_fields import MAX_LOGPROBS, SamplingFields
 from loramux.server.generation.unsupported import UNSUPPORTED_IN_COMPLETIONS, check_fields
 from loramux.server.http.body import validate
 from loramux.server.http.errors import bad_request
+from loramux.server.http.json_types import WHOLE, Integer
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for completions."""
@@ -22,12 +23,12 @@ DEFAULT_MAX_TOKENS = 16
 class CompletionRequest(SamplingFields):
     """OpenAI's fields and vLLM's extra ones."""
 
-    prompt: Any
+    prompt: Any = Field(json_schema_extra=PROMPT_SCHEMA)
     echo: bool = False
-    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
-    max_tokens: int | None = Field(default=None, ge=0)
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
+    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
     add_special_tokens: bool = True
-    best_of: int | None = None
+    best_of: Integer | None = None
 
     @property
     def wants_prompt_only(self) -> bool:

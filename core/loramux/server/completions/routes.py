@@ -10,6 +10,7 @@ from fastapi.responses import Response
 
 from loramux.server.adapters.model_choice import choose_model
 from loramux.server.completions.answer import CompletionAnswer
+from loramux.server.completions.described import Completion, CompletionChunk
 from loramux.server.completions.request import (
     CompletionRequest,
     ParsedCompletion,
@@ -21,14 +22,18 @@ from loramux.server.generation.run import Generation
 from loramux.server.generation.streaming import answer_streaming, answer_whole
 from loramux.server.http.body import read_json
 from loramux.server.http.disconnect import while_connected
-from loramux.server.http.documented import documented
+from loramux.server.http.documented import MODEL_ERRORS, answers, documented
 from loramux.server.http.request_id import request_id_of
 from loramux.server.state import Server, ServerState
 
 router = APIRouter()
 
 
-@router.post("/v1/completions", openapi_extra=documented(CompletionRequest))
+@router.post(
+    "/v1/completions",
+    openapi_extra=documented(CompletionRequest),
+    **answers(Completion, events=CompletionChunk, errors=MODEL_ERRORS),
+)
 async def create_completion(request: Request, server: Server) -> Response:
     """Continue one prompt or several, with the base model or with an adapter."""
     parsed = await read_json(request, parse_completion)

@@ -17,6 +17,18 @@ MAX_PROMPTS = 1024
 """Most prompts one request may carry; each is a sequence of its own in the batch."""
 
 
+_TOKENS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+
+PROMPT_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"anyOf": [{"type": "string"}, _TOKENS]}, "minItems": 1},
+        _TOKENS,
+    ]
+}
+"""What :func:`parse_prompts` takes, for the documentation."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A prompt as the engine takes it; ``text`` and ``first_token`` are for ``echo``."""

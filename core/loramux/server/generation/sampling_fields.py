@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from loramux.sampling_params import RequestOutputKind, SamplingParams
+from loramux.sampling_params import MAX_N, MAX_TEMPERATURE, RequestOutputKind, SamplingParams
 from loramux.server.generation.structured_fields import StructuredFields
+from loramux.server.http.json_types import WHOLE, Integer, IntegerKey, within
 from loramux.structured_outputs import StructuredOutputsParams
 
 MAX_LOGPROBS = 20
@@ -38,8 +39,8 @@ _PLAIN_FIELDS = (
 class StreamOptions(BaseModel):
     """What a stream carries besides text."""
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SamplingFields(StructuredFields):
@@ -51,24 +52,24 @@ class SamplingFields(StructuredFields):
     cache_salt: str | None = Field(default=None, min_length=1)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    max_tokens: int | None = None
-    n: int = 1
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
+    max_tokens: Integer | None = None
+    n: Annotated[int, within(minimum=1, maximum=MAX_N), WHOLE] = 1
+    presence_penalty: Annotated[float, within(minimum=-2, maximum=2)] | None = None
+    frequency_penalty: Annotated[float, within(minimum=-2, maximum=2)] | None = None
+    repetition_penalty: Annotated[float, within(minimum=0.01, maximum=100)] | None = None
+    temperature: Annotated[float, within(minimum=0, maximum=MAX_TEMPERATURE)] | None = None
+    top_p: Annotated[float, within(exclusiveMinimum=0, maximum=1)] | None = None
+    top_k: Annotated[int, within(minimum=-1), WHOLE] | None = None
+    min_p: Annotated[float, within(minimum=0, maximum=1)] | None = None
+    seed: Integer | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[Integer] | None = None
     ignore_eos: bool | None = None
-    min_tokens: int | None = None
-    logit_bias: dict[int, float] | None = None
+    min_tokens: Annotated[int, within(minimum=0), WHOLE] | None = None
+    logit_bias: dict[IntegerKey, float] | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
-    prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> Self:

@@ -47,11 +47,14 @@ async def read_json(
 def validate(model: type[Model], payload: dict[str, Any]) -> Model:
     """``payload`` as ``model``; null stands for a field that is not there.
 
+    As in OpenAI's API, ``"1"`` is no number and ``1`` no boolean.
+
     Raises:
         ApiError: 400 naming the first field that is wrong.
     """
     try:
-        return model.model_validate({k: v for k, v in payload.items() if v is not None})
+        given = {k: v for k, v in payload.items() if v is not None}
+        return model.model_validate(given, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])

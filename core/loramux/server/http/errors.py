@@ -108,8 +108,11 @@ async def answer_routing_error(request: Request, error: Exception) -> JSONRespon
     if error.status_code == 404:
         answer = ApiError(404, "NotFoundError", f"There is no {route}; /docs has what there is.")
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
+        of_one_route = (error.headers or {}).get("Allow", "another method")
+        allowed = ", ".join(request.app.methods_of(request.scope)) or of_one_route
         answer = ApiError(405, "MethodNotAllowedError", f"There is no {route}; use {allowed}.")
+        answer.headers = {"Allow": allowed}
+        return answer.response()
     else:
         answer = ApiError(error.status_code, "HTTPError", str(error.detail))
     answer.headers = error.headers or {}

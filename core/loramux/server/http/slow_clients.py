@@ -7,7 +7,7 @@ long the headers of a request may take to come, and on how long nothing is read 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
@@ -24,8 +24,7 @@ class SlowClientLimits(asyncio.Protocol):
     _read_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but class
         super().connection_made(transport)
         self._await_head()
 

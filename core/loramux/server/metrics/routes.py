@@ -9,13 +9,14 @@ from fastapi.responses import Response
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from loramux.server.http.documented import answers
 from loramux.server.metrics.collector import ServerCollector
 from loramux.server.state import Server
 
 router = APIRouter()
 
 
-@router.get("/metrics")
+@router.get("/metrics", **answers(text=("text/plain", "application/openmetrics-text")))
 async def metrics(request: Request, server: Server) -> Response:
     """Every figure of this moment, in the text format or, where it is asked for, OpenMetrics."""
     registry = CollectorRegistry(auto_describe=False)
