@@ -16,6 +16,8 @@ BAD_PATHS = {
     "a name": "no-such-adapter",
     "NUL": "bad\0path",
     "nobody's home": "~no_such_user_here/adapter",
+    "no user's home": "~\0/adapter",
+    "no text's home": "~\ud800/adapter",
     "far too long": "/" + "x" * 5000,
     "a loop": "loop",
 }

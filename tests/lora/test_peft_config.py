@@ -143,7 +143,7 @@ def test_base_keeping_initialisations_are_accepted(init):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("r", 0), ("r", -1), ("r", True), ("r", 8.0), ("r", "8"), ("r", None),
+        ("r", 0), ("r", -1), ("r", True), ("r", 8.0), ("r", "8"), ("r", 2**63), ("r", None),
         ("lora_alpha", "16"), ("lora_alpha", True), ("lora_alpha", None),
         ("lora_alpha", 10**400), ("lora_alpha", [16]),
         ("use_rslora", 1), ("use_rslora", "true"), ("fan_in_fan_out", 1),

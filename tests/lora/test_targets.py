@@ -167,6 +167,9 @@ HOSTILE = [
     "(?<name>a)",
     "(?R)",
     "a)|(b",
+    "(?i)" + "[!-\uffff]" * 800,
+    "(?i:[!-\\uffff])" * 240,
+    "(?\ud800)[\n-\t]",
 ]
 
 
@@ -194,14 +197,29 @@ def test_hostile_layers_pattern_is_refused():
             targets_of(target_modules=["q_proj"], layers_to_transform=[0], layers_pattern=[pattern])
 
 
+def test_many_patterns_share_one_budget(monkeypatch):
+    monkeypatch.setattr("loramux.lora.checkpoint.targets.MATCH_SECONDS", 0.1)
+    many = [f"{number}+" for number in range(50_000)]
+    start = time.monotonic()
+    with pytest.raises(AdapterRefusedError, match=r"'layers_pattern' .* takes too long to match"):
+        targets_of(target_modules=["q_proj"], layers_to_transform=[0], layers_pattern=many)
+    assert time.monotonic() - start < 1
+
+
+def test_a_refused_pattern_is_quoted_in_one_line_of_text():
+    with pytest.raises(AdapterRefusedError, match="does not compile") as refusal:
+        targets_of(target_modules="(?P<a>\n[\n-\t]\r)")
+    assert str(refusal.value).isprintable()
+
+
 def test_spent_budget_refuses_the_pattern_in_words():
     with pytest.raises(AdapterRefusedError, match=r"'\.\*', which takes too long to match"):
-        NamePattern("target_modules", ".*").fullmatch("x", MatchBudget(-1))
+        NamePattern("target_modules", ".*", MatchBudget(-1))
 
 
 def test_too_many_patterns_are_refused():
     with pytest.raises(AdapterRefusedError, match="'rank_pattern' has more than 4096 entries"):
-        PatternTable("rank_pattern", {f"k{i}": 1 for i in range(4097)})
+        PatternTable("rank_pattern", {f"k{i}": 1 for i in range(4097)}, MatchBudget(1))
 
 
 WIDE_NAMES = st.text("ab.^-_0", min_size=1, max_size=8)
@@ -213,7 +231,7 @@ def test_literal_keys_match_as_the_regex_peft_builds(key, name):
     key = key[0] + key[1:].replace("^", "")
     wanted = re.match(rf"(.*\.)?({key})$", name) is not None
     if key != "^":
-        assert LiteralKey(key).matches(name, MatchBudget(1)) is wanted
+        assert LiteralKey(key).matches(name) is wanted
 
 
 PIECES = [
@@ -245,7 +263,7 @@ def test_accepted_patterns_match_as_in_re(pattern, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = NamePattern("target_modules", pattern).fullmatch(name, MatchBudget(1))
+            found = NamePattern("target_modules", pattern, MatchBudget(1)).fullmatch(name)
         except AdapterRefusedError:
             return
         assert found is (re.fullmatch(pattern, name) is not None)

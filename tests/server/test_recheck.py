@@ -210,7 +210,7 @@ def test_a_hung_file_system_holds_up_nobody_else(
         paths = PathChecks(threads=2, timeout=0.1)
         catalog = AdapterCatalog("org/base", ["base"], loader, chain, paths=paths)
         await catalog.find("sql")
-        monkeypatch.setattr(path_checks, "_is_directory", lambda _: answers.wait(10))
+        monkeypatch.setattr(path_checks, "is_directory", lambda _: answers.wait(10))
         try:
             await while_hung(catalog.find)
         finally:

@@ -96,7 +96,7 @@ class ConfigFields:
 
 
 def _positive_integer(name: str, value: Any) -> int:
-    if not _is_integer(value) or value < 1:
+    if not _is_integer(value) or not 0 < value < 2**63:  # JSON's may be of any length
         raise _wrong_type(name, value, "a positive integer")
     return int(value)
 

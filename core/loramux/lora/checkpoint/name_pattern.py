@@ -25,6 +25,8 @@ _MAX_REPETITIONS = 32
 
 _LITERAL_NAME = re.compile(r"\^?[\w.-]+")
 _COUNTED_REPEAT = re.compile(r"\{(\d*),?(\d*)\}")
+# Python's own ``re`` takes milliseconds to compile one set that reaches beyond Latin-1.
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]|\\[uUN]")
 # ``regex`` reads other braces as fuzzy matching or names, and ``[:`` as a POSIX class.
 _READ_DIFFERENTLY = re.compile(r"\[:|\{(?!(?:\d+(?:,\d*)?|,\d+)\})")
 
@@ -32,7 +34,10 @@ Value = TypeVar("Value")
 
 
 class MatchBudget:
-    """The time that all patterns of one adapter may take together."""
+    """The time that compiling and matching all patterns of one adapter may take together.
+
+    A pattern that is being compiled cannot be stopped, so it may take up to half a second more.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
@@ -55,37 +60,46 @@ class NamePattern:
     Args:
         field: the field it stands in, for refusals.
         source: the expression as the user wrote it.
+        budget: the time it may take.
         template: what PEFT puts round it.
 
     Raises:
         AdapterRefusedError: if PEFT could not compile it, or if it is too long or too costly.
     """
 
-    def __init__(self, field: str, source: str, template: str = "{}") -> None:
+    def __init__(self, field: str, source: str, budget: MatchBudget, template: str = "{}") -> None:
         self._field = field
         self._source = source
+        self._budget = budget
         _check_cost(field, source)
-        pattern = template.replace("{}", source, 1)
-        try:
-            re.compile(pattern)
-            self._compiled = regex.compile(pattern, flags=regex.V0, cache_pattern=False)
-        except (re.error, regex.error, OverflowError, RecursionError) as error:
-            raise refused(
-                field,
-                f"holds the pattern {shown(source)}, which does not compile ({error}); correct it",
-            ) from error
+        self._compiled = self._compile(template.replace("{}", source, 1))
 
-    def fullmatch(self, name: str, budget: MatchBudget) -> bool:
-        return self._run(self._compiled.fullmatch, name, budget) is not None
+    def fullmatch(self, name: str) -> bool:
+        return self._run(self._compiled.fullmatch, name) is not None
 
-    def match(self, name: str, budget: MatchBudget) -> dict[str, str | None] | None:
+    def match(self, name: str) -> dict[str, str | None] | None:
         """Match at the start of the name and return the named groups, or None."""
-        found = self._run(self._compiled.match, name, budget)
+        found = self._run(self._compiled.match, name)
         return None if found is None else found.groupdict()
 
-    def _run(self, method: Any, name: str, budget: MatchBudget) -> Any:
+    def _compile(self, pattern: str) -> Any:
         try:
-            return method(name, timeout=budget.remaining())
+            self._budget.remaining()
+            re.compile(pattern)
+            return regex.compile(pattern, flags=regex.V0, cache_pattern=False)
+        except TimeoutError as error:
+            raise self._too_slow() from error
+        except (re.error, regex.error, OverflowError, RecursionError) as error:
+            # The reason quotes the pattern as it is, line breaks and all.
+            raise refused(
+                self._field,
+                f"holds the pattern {shown(self._source)}, which does not compile "
+                f"({ascii(str(error))[1:-1]}); correct it",
+            ) from error
+
+    def _run(self, method: Any, name: str) -> Any:
+        try:
+            return method(name, timeout=self._budget.remaining())
         except TimeoutError as error:
             raise self._too_slow() from error
 
@@ -109,7 +123,7 @@ class LiteralKey:
         self._text = key.removeprefix("^")
         self._ending = self._text.rpartition(".")[2]
 
-    def matches(self, name: str, budget: MatchBudget) -> bool:
+    def matches(self, name: str) -> bool:
         start = len(name) - len(self._text)
         if start < 0 or not name.endswith(self._ending):
             return False
@@ -121,36 +135,38 @@ class LiteralKey:
 class RegexKey:
     """A key of ``rank_pattern`` that is a regular expression."""
 
-    def __init__(self, field: str, key: str) -> None:
-        self._pattern = NamePattern(field, key, r"(.*\.)?({})$")
+    def __init__(self, field: str, key: str, budget: MatchBudget) -> None:
+        self._pattern = NamePattern(field, key, budget, r"(.*\.)?({})$")
 
-    def matches(self, name: str, budget: MatchBudget) -> bool:
-        return self._pattern.match(name, budget) is not None
+    def matches(self, name: str) -> bool:
+        return self._pattern.match(name) is not None
 
 
 class PatternTable(Generic[Value]):
     """PEFT's ``rank_pattern`` or ``alpha_pattern``: the first key that matches decides."""
 
-    def __init__(self, field: str, table: Mapping[str, Value]) -> None:
+    def __init__(self, field: str, table: Mapping[str, Value], budget: MatchBudget) -> None:
         if len(table) > MAX_TABLE_ENTRIES:
             raise refused(field, f"has more than {MAX_TABLE_ENTRIES} entries; use patterns")
-        self._entries = [(_key(field, key), value) for key, value in table.items()]
+        self._entries = [(_key(field, key, budget), value) for key, value in table.items()]
 
-    def get(self, name: str, default: Value, budget: MatchBudget) -> Value:
+    def get(self, name: str, default: Value) -> Value:
         for key, value in self._entries:
-            if key.matches(name, budget):
+            if key.matches(name):
                 return value
         return default
 
 
-def _key(field: str, key: str) -> LiteralKey | RegexKey:
-    return LiteralKey(key) if _LITERAL_NAME.fullmatch(key) else RegexKey(field, key)
+def _key(field: str, key: str, budget: MatchBudget) -> LiteralKey | RegexKey:
+    return LiteralKey(key) if _LITERAL_NAME.fullmatch(key) else RegexKey(field, key, budget)
 
 
 def _check_cost(field: str, source: str) -> None:
     """Refuse what is dear to compile, or what ``regex`` reads differently from ``re``."""
     if len(source) > MAX_PATTERN_LENGTH:
         problem = f"is longer than {MAX_PATTERN_LENGTH} characters; list the module names"
+    elif _BEYOND_ASCII.search(source):
+        problem = "goes beyond ASCII; list the module names"
     elif _READ_DIFFERENTLY.search(source):
         problem = "has a brace or a class that can be read in two ways; write it in another way"
     elif _repetitions(source) > _MAX_REPETITIONS:

@@ -79,16 +79,15 @@ class _Names:
     """A field that holds either a list of names and suffixes or one regular expression."""
 
     def __init__(self, field: str, value: str | tuple[str, ...], budget: MatchBudget) -> None:
-        self._pattern = NamePattern(field, value) if isinstance(value, str) else None
+        self._pattern = NamePattern(field, value, budget) if isinstance(value, str) else None
         self._names = frozenset() if isinstance(value, str) else frozenset(value)
-        self._budget = budget
 
     def contain(self, name: str) -> bool:
         return name in self._names
 
     def match(self, name: str) -> bool:
         if self._pattern is not None:
-            return self._pattern.fullmatch(name, self._budget)
+            return self._pattern.fullmatch(name)
         return not self._names.isdisjoint(_suffixes(name))
 
 
@@ -99,10 +98,9 @@ class _Layers:
         wanted = config.layers_to_transform
         self._wanted = frozenset((wanted,) if isinstance(wanted, int) else wanted or ())
         self._patterns = [
-            NamePattern("layers_pattern", pattern, r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
+            NamePattern("layers_pattern", pattern, budget, r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
             for pattern in config.layers_pattern
         ]
-        self._budget = budget
 
     def include(self, name: str) -> bool:
         if not self._wanted:
@@ -115,7 +113,7 @@ class _Layers:
         if not self._patterns:
             found = _FIRST_NUMBERED_MODULE.match(name)
             return found["idx"] if found else None
-        matches = (pattern.match(name, self._budget) for pattern in self._patterns)
+        matches = (pattern.match(name) for pattern in self._patterns)
         return next((groups["idx"] for groups in matches if groups is not None), None)
 
 
@@ -175,12 +173,12 @@ def _check_tying(config: PeftLoraConfig, chosen: Mapping[str, LoRASite]) -> None
 def _with_rank_and_scaling(
     config: PeftLoraConfig, chosen: Mapping[str, LoRASite], budget: MatchBudget
 ) -> dict[str, Target]:
-    ranks = PatternTable("rank_pattern", config.rank_pattern)
-    alphas = PatternTable("alpha_pattern", config.alpha_pattern)
+    ranks = PatternTable("rank_pattern", config.rank_pattern, budget)
+    alphas = PatternTable("alpha_pattern", config.alpha_pattern, budget)
     targets = {}
     for name, site in chosen.items():
-        rank = ranks.get(name, config.r, budget)
-        alpha = alphas.get(name, config.lora_alpha, budget)
+        rank = ranks.get(name, config.r)
+        alpha = alphas.get(name, config.lora_alpha)
         divisor = math.sqrt(rank) if config.use_rslora else rank
         targets[name] = Target(site, rank, alpha / divisor)
     return targets

@@ -14,6 +14,7 @@ from loramux.lora.fetch.origin import (
     SourceRevision,
 )
 from loramux.lora.hub.source import HubPath, HubSource, find_on_hub
+from loramux.lora.local_path import expanded, is_directory
 from loramux.lora.request import LoRARequest
 
 CHECKPOINT_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -28,11 +29,9 @@ def locate(request: LoRARequest) -> CheckpointOrigin:
     """
     if request.source is not None:
         return RemoteCheckpoint(request.source, request.base_model_name)
-    path = os.path.expanduser(request.lora_path)
-    # os.path.isdir says no to a path that no system would take; Path.is_dir raises for some.
-    if not os.path.isdir(path):
+    if not is_directory(request.lora_path):
         return RemoteCheckpoint(_on_hub(request), request.base_model_name)
-    directory = Path(path)
+    directory = Path(expanded(request.lora_path))
     try:
         return LocalCheckpoint(directory.resolve(), _revision(directory), request.base_model_name)
     except OSError as error:

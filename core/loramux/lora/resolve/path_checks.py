@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 from loramux.errors import AdapterUnavailableError
+from loramux.lora.local_path import is_directory
 
 Answer = TypeVar("Answer")
 
@@ -33,7 +33,7 @@ class PathChecks:
         Raises:
             AdapterUnavailableError: the file system does not answer.
         """
-        return await self.ask(_is_directory, path)
+        return await self.ask(is_directory, path)
 
     async def ask(self, question: Callable[[str], Answer], path: str) -> Answer:
         """What ``question`` answers about a path.
@@ -49,7 +49,3 @@ class PathChecks:
                 f"The file system of an adapter did not answer within {self._timeout:g} s; "
                 "try again later."
             ) from error
-
-
-def _is_directory(path: str) -> bool:
-    return Path(path).expanduser().is_dir()
