@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from loramux.llm import LLM
     from loramux.lora.request import LoRARequest
     from loramux.lora.resolver import LoRAResolver, LoRAResolverRegistry, hookimpl
-    from loramux.outputs import CompletionOutput, RequestOutput
+    from loramux.outputs import CompletionOutput, EmbeddingRequestOutput, RequestOutput
+    from loramux.pooling_params import PoolerConfig, PoolingParams
     from loramux.sampling_params import SamplingParams
     from loramux.structured_outputs import StructuredOutputsParams
 
@@ -31,6 +32,9 @@ _HOMES = {
     "StructuredOutputsParams": "loramux.structured_outputs",
     "RequestOutput": "loramux.outputs",
     "CompletionOutput": "loramux.outputs",
+    "EmbeddingRequestOutput": "loramux.outputs",
+    "PoolingParams": "loramux.pooling_params",
+    "PoolerConfig": "loramux.pooling_params",
     "LoRARequest": "loramux.lora.request",
     "LoRAResolver": "loramux.lora.resolver",
     "LoRAResolverRegistry": "loramux.lora.resolver",
@@ -41,11 +45,14 @@ __all__ = [
     "LLM",
     "AsyncLLMEngine",
     "CompletionOutput",
+    "EmbeddingRequestOutput",
     "EngineArgs",
     "LLMEngine",
     "LoRARequest",
     "LoRAResolver",
     "LoRAResolverRegistry",
+    "PoolerConfig",
+    "PoolingParams",
     "RequestOutput",
     "SamplingParams",
     "StructuredOutputsParams",

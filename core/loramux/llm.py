@@ -1,4 +1,4 @@
-"""Offline inference: all prompts in, all completions out, in the order given."""
+"""Offline inference: all prompts in, all completions or embeddings out, in the order given."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any, TypeVar, cast
 from tqdm import tqdm
 
 from loramux.engine.args import EngineArgs
+from loramux.engine.front.pooling_outputs import PooledOutput
 from loramux.engine.front.prompts import Prompt
+from loramux.engine.front.request_factory import Params
 from loramux.engine.llm_engine import LLMEngine
 from loramux.errors import InvalidRequestError
 from loramux.lora.request import LoRARequest
 from loramux.models.loader import choose_device
-from loramux.outputs import RequestOutput
+from loramux.outputs import EmbeddingOutput, EmbeddingRequestOutput, RequestOutput
+from loramux.pooling_params import PoolingParams
 from loramux.sampling_params import RequestOutputKind, SamplingParams
 
 OFFLINE_TOKENS = 8192
@@ -75,18 +78,27 @@ class LLM:
             InvalidRequestError: a prompt or parameter is wrong.
             AdapterError: an adapter cannot be used; nothing goes on running.
         """
-        all_prompts = _as_list(prompts)
         params = self.get_default_sampling_params() if sampling_params is None else sampling_params
-        all_params = _one_each(params, len(all_prompts), "sampling_params")
-        all_lora = _one_each(lora_request, len(all_prompts), "lora_request")
-        ids = [str(next(self._ids)) for _ in all_prompts]
-        try:
-            for arguments in zip(ids, all_prompts, all_params, all_lora, strict=True):
-                self._add(*arguments)
-            return self._run(ids, use_tqdm)
-        except BaseException:
-            self.llm_engine.abort_request(ids)
-            raise
+        return self._run_all(prompts, params, "sampling_params", lora_request, use_tqdm)
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[EmbeddingRequestOutput]:
+        """Make embeddings of prompts, with ``LLM(..., runner="pooling")``.
+
+        Args:
+            pooling_params: one for all, or one each.
+
+        See ``generate`` for the other arguments and what is raised.
+        """
+        params = PoolingParams() if pooling_params is None else pooling_params
+        outputs = self._run_all(prompts, params, "pooling_params", lora_request, use_tqdm)
+        return [_embedding(output) for output in outputs]
 
     def chat(
         self,
@@ -112,11 +124,33 @@ class LLM:
         """End the threads that load adapters."""
         self.llm_engine.shutdown()
 
+    def _run_all(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: Params | Sequence[Params],
+        name: str,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None,
+        use_tqdm: bool,
+    ) -> list[RequestOutput]:
+        """The last output of each prompt; ``name`` is what the caller calls ``params``."""
+        all_prompts = _as_list(prompts)
+        all_params: list[Params] = _one_each(params, len(all_prompts), name)
+        all_lora = _one_each(lora_request, len(all_prompts), "lora_request")
+        ids = [str(next(self._ids)) for _ in all_prompts]
+        try:
+            for arguments in zip(ids, all_prompts, all_params, all_lora, strict=True):
+                self._add(*arguments)
+            return self._run(ids, use_tqdm)
+        except BaseException:
+            self.llm_engine.abort_request(ids)
+            raise
+
     def _add(
-        self, request_id: str, prompt: Prompt, params: SamplingParams, lora: LoRARequest | None
+        self, request_id: str, prompt: Prompt, params: Params, lora: LoRARequest | None
     ) -> None:
         self.llm_engine.requests.check(params)
-        params = replace(params, output_kind=RequestOutputKind.FINAL_ONLY)
+        if isinstance(params, SamplingParams):
+            params = replace(params, output_kind=RequestOutputKind.FINAL_ONLY)
         self.llm_engine.add_request(request_id, prompt, params, lora)
 
     def _run(self, ids: list[str], use_tqdm: bool) -> list[RequestOutput]:
@@ -132,6 +166,19 @@ class LLM:
                     progress.update()
                     progress.set_postfix_str(f"{num_tokens} tokens")
         return [finished[request_id] for request_id in ids]
+
+
+def _embedding(output: RequestOutput) -> EmbeddingRequestOutput:
+    assert isinstance(output, PooledOutput), "check() has refused an engine that generates"
+    assert output.embedding is not None, "_run raises for a request that failed"
+    return EmbeddingRequestOutput(
+        request_id=output.request_id,
+        outputs=EmbeddingOutput(output.embedding.tolist()),
+        prompt_token_ids=output.prompt_token_ids,
+        num_cached_tokens=output.num_cached_tokens,
+        lora_request=output.lora_request,
+        adapter_digest=output.adapter_digest,
+    )
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -78,3 +78,28 @@ class RequestOutput:
     num_cached_tokens: int = 0
     error: Exception | None = None
     first_scheduled_time: float = 0.0
+
+
+@dataclass(slots=True)
+class EmbeddingOutput:
+    """The embedding of one prompt."""
+
+    embedding: list[float]
+
+    @property
+    def hidden_size(self) -> int:
+        """How many numbers it has."""
+        return len(self.embedding)
+
+
+@dataclass(slots=True)
+class EmbeddingRequestOutput:
+    """A prompt and its embedding; the fields are those of ``RequestOutput``."""
+
+    request_id: str
+    outputs: EmbeddingOutput
+    prompt_token_ids: list[int]
+    finished: bool = True
+    num_cached_tokens: int = 0
+    lora_request: LoRARequest | None = None
+    adapter_digest: str | None = None

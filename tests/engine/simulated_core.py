@@ -103,7 +103,7 @@ class SimulatedRunner:
     """Computes chunks over the simulated cache, and checks all that the model relies on."""
 
     def __init__(
-        self, args: EngineArgs, _loaded: None, _length: int, lora: SimpleNamespace
+        self, args: EngineArgs, _loaded: None, _length: int, lora: SimpleNamespace, _pooling: None
     ) -> None:
         self.args = args
         self.pool = lora.pool

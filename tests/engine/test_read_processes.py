@@ -65,7 +65,7 @@ def test_an_engine_on_a_cpu_has_none_unless_told(world, readers, monkeypatch):
 
 def test_an_engine_that_fails_to_start_ends_its_process(world, readers, monkeypatch):
     monkeypatch.setenv("LORAMUX_READ_PROCESSES", "1")
-    monkeypatch.setattr(assembly, "load_model", lambda args, config: 1 / 0)
+    monkeypatch.setattr(assembly, "load_model", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_engine(world.model)
     (process,) = processes(readers)

@@ -8,6 +8,7 @@ from dataclasses import Field, fields
 from typing import Any, get_args, get_type_hints
 
 from loramux.engine.args import EngineArgs
+from loramux.errors import InvalidRequestError
 
 HEADINGS = {
     "tokenizer": "model",
@@ -77,9 +78,23 @@ def _settings(spec: Field[Any], hint: Any) -> dict[str, Any]:
         return {**settings, "action": argparse.BooleanOptionalAction}
     if kinds == [list[str]]:
         return {**settings, "nargs": "+", "metavar": "NAME"}
+    if "parse" in spec.metadata:
+        return {**settings, "type": _reported(spec.metadata["parse"]), "metavar": "JSON"}
     if "choices" in spec.metadata:
         return {**settings, "choices": spec.metadata["choices"]}
     return {**settings, "type": kinds[0], "metavar": kinds[0].__name__.upper()}
+
+
+def _reported(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """``parse``, its refusals told as argparse tells its own."""
+
+    def read(text: str) -> Any:
+        try:
+            return parse(text)
+        except InvalidRequestError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
 
 
 def _help(spec: Field[Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from loramux import field_checks as check
 from loramux.errors import InvalidRequestError
+from loramux.pooling_params import PoolerConfig
 
 
 def option(default: Any, help: str, **extra: Any) -> Any:
@@ -55,6 +56,24 @@ class EngineArgs:
         "auto takes default sampling parameters from the model's generation_config.json, "
         "loramux takes none",
         choices=("auto", "loramux"),
+    )
+
+    runner: str = option(
+        "auto",
+        "generate writes text, pooling makes embeddings; auto is pooling where the model has the "
+        "files of sentence-transformers or no output layer",
+        choices=("auto", "generate", "pooling"),
+    )
+    task: str = option(
+        "auto",
+        "older name of runner: embed is pooling",
+        choices=("auto", "generate", "embed", "embedding"),
+    )
+    pooler_config: PoolerConfig | None = option(
+        None,
+        'how embeddings are made, such as {"pooling_type": "MEAN", "normalize": true}, with LAST, '
+        "MEAN or CLS; otherwise as the model's files say, or else LAST and normalized",
+        parse=PoolerConfig.from_json,
     )
 
     model_impl: str = option(
@@ -117,8 +136,11 @@ class EngineArgs:
     def __post_init__(self) -> None:
         if isinstance(self.served_model_name, str):
             self.served_model_name = [self.served_model_name]
+        if isinstance(self.pooler_config, Mapping):
+            self.pooler_config = PoolerConfig.of(self.pooler_config)
         self._check_ranges()
         self._check_lora()
+        self._choose_runner()
 
     @property
     def served_names(self) -> list[str]:
@@ -155,6 +177,19 @@ class EngineArgs:
                     f"got {getattr(self, spec.name)!r}.",
                     spec.name,
                 )
+
+    def _choose_runner(self) -> None:
+        """What ``task`` says, where it says anything."""
+        if self.task == "auto":
+            return
+        runner = "generate" if self.task == "generate" else "pooling"
+        if self.runner not in ("auto", runner):
+            raise InvalidRequestError(
+                f"task {self.task!r} asks for the runner {runner!r}, and runner is "
+                f"{self.runner!r}; give one of them.",
+                "task",
+            )
+        self.runner = runner
 
     def _check_lora(self) -> None:
         if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:

@@ -12,6 +12,7 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.core import EngineCore
 from loramux.engine.front.prompts import PromptProcessor
 from loramux.engine.front.request_factory import RequestFactory
+from loramux.engine.pooling.plan import PoolingPlan
 from loramux.lora.checkpoint.reader import check_base_name
 from loramux.lora.device.runtime import LoRALimits, LoRARuntime
 from loramux.lora.fetch.materializer import Materializer, ReadCheckpoint
@@ -50,15 +51,16 @@ def assemble(args: EngineArgs) -> EngineParts:
         InvalidRequestError: the model or the arguments do not fit.
     """
     config = load_config(args)
+    pooling = PoolingPlan.of(args, config)
     length = max_model_len(args, config)
     tokenizer = load_tokenizer(args)
     with ExitStack() as on_failure:
         reader = _start_reader(args, on_failure)  # its processes get ready beside the model
-        loaded = load_model(args, config)
+        loaded = load_model(args, config, pools=pooling is not None)
         materializer, lora = (
             (None, None) if reader is None else _assemble_lora(args, loaded, reader)
         )
-        core = EngineCore(args, loaded, length, lora)
+        core = EngineCore(args, loaded, length, lora, pooling)
         on_failure.pop_all()
     return EngineParts(
         args=args,
@@ -66,9 +68,15 @@ def assemble(args: EngineArgs) -> EngineParts:
         max_model_len=length,
         core=core,
         requests=RequestFactory(
-            PromptProcessor(tokenizer, length, config.get_text_config().vocab_size),
+            PromptProcessor(
+                tokenizer,
+                length,
+                config.get_text_config().vocab_size,
+                least_output=1 if pooling is None else 0,
+            ),
             loaded.generation_config,
             use_generation_config=args.generation_config == "auto",
+            pooling=pooling,
         ),
         materializer=materializer,
         lora=lora,

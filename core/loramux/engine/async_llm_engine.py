@@ -12,6 +12,7 @@ from typing import Any
 from loramux.engine.args import EngineArgs
 from loramux.engine.assembly import EngineParts, assemble
 from loramux.engine.front.prompts import Prompt
+from loramux.engine.front.request_factory import Params
 from loramux.engine.llm_engine import LLMEngine, PreparedRequest, unstarted_output
 from loramux.engine.mailbox import Mailbox, deliver
 from loramux.engine.residency import Residency
@@ -44,6 +45,7 @@ class AsyncLLMEngine:
         self._lora = parts.lora
         self._residency = _residency(parts)
         self._engine = LLMEngine(parts)
+        self.pooling = self._engine.pooling
         self._commands: deque[Callable[[], object]] = deque()
         self._mailboxes: dict[str, Mailbox] = {}
         """Of callers who are here, by request id; changed on their event loops."""
@@ -66,11 +68,13 @@ class AsyncLLMEngine:
     async def generate(
         self,
         prompt: Prompt,
-        sampling_params: SamplingParams,
+        sampling_params: Params,
         request_id: str,
         lora_request: LoRARequest | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Yield outputs as ``sampling_params.output_kind`` says, the last one ``finished``.
+
+        With ``PoolingParams``, of an engine that makes embeddings, one ``PooledOutput``.
 
         Closing or cancelling the generator frees the request.
 
@@ -178,7 +182,7 @@ class AsyncLLMEngine:
             log.error("the engine's thread did not end within %d s", SHUTDOWN_SECONDS)
         await asyncio.to_thread(self._engine.shutdown)
 
-    async def _compile(self, params: SamplingParams) -> Grammar | None:
+    async def _compile(self, params: Params) -> Grammar | None:
         form = params.form if isinstance(params, SamplingParams) else None
         return None if form is None else await self._engine.grammars.compile_later(form)
 

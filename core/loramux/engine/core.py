@@ -11,8 +11,10 @@ import torch
 
 from loramux.engine.args import EngineArgs
 from loramux.engine.messages import CoreOutput
+from loramux.engine.pooling.plan import PoolingPlan
 from loramux.engine.running.launched_step import ChunkResult, LaunchedStep
 from loramux.engine.running.model_runner import ModelRunner
+from loramux.engine.running.pooled_step import PooledStep
 from loramux.engine.scheduling.kv_cache import KVCacheManager
 from loramux.engine.scheduling.scheduler import Chunk, Scheduler
 from loramux.engine.scheduling.sequence import Sequence
@@ -38,9 +40,14 @@ class EngineCore:
     """
 
     def __init__(
-        self, args: EngineArgs, loaded: LoadedModel, max_model_len: int, lora: LoRARuntime | None
+        self,
+        args: EngineArgs,
+        loaded: LoadedModel,
+        max_model_len: int,
+        lora: LoRARuntime | None,
+        pooling: PoolingPlan | None = None,
     ) -> None:
-        self.runner = ModelRunner(args, loaded, max_model_len, lora)
+        self.runner = ModelRunner(args, loaded, max_model_len, lora, pooling)
         self.cache = KVCacheManager(
             self.runner.num_blocks, args.block_size, args.enable_prefix_caching
         )
@@ -53,10 +60,11 @@ class EngineCore:
             admission,
             args.max_num_seqs,
             args.max_num_batched_tokens,
-            args.prefill_chunk_size,
+            # Where embeddings are made there are no streams that a long step would hold up.
+            args.prefill_chunk_size if pooling is None else args.max_num_batched_tokens,
         )
         self._overlaps = self.runner.overlaps
-        self._launched: LaunchedStep | None = None
+        self._launched: LaunchedStep | PooledStep | None = None
         self._sequences: dict[str, Sequence] = {}
         self._woken = threading.Event()
 
@@ -114,7 +122,9 @@ class EngineCore:
             sequence.needs_known_tokens for sequence in self.scheduler.running
         )
 
-    def _launch(self, chunks: list[Chunk], outputs: list[CoreOutput]) -> LaunchedStep | None:
+    def _launch(
+        self, chunks: list[Chunk], outputs: list[CoreOutput]
+    ) -> LaunchedStep | PooledStep | None:
         """Start a step; if that fails, its sequences end and ``outputs`` say so."""
         try:
             launched = self.runner.launch(chunks, self.cache.take_fresh_blocks())
@@ -166,6 +176,9 @@ class EngineCore:
         self._take_prompt_logprobs(result, output)
         if result.token_id is not None:
             self._append(sequence, result, output)
+        if result.embedding is not None:
+            output.embedding, output.finish_reason = result.embedding, "stop"
+            self._remove(sequence)
         return output
 
     def _append(self, sequence: Sequence, result: ChunkResult, output: CoreOutput) -> None:
@@ -216,7 +229,7 @@ def _invalid_logits(sequence: Sequence) -> Exception:
     if sequence.grammar is not None and (error := sequence.grammar.error()) is not None:
         return error
     if sequence.adapter is None:
-        return LoramuxError("The base model produced no valid probabilities for this request.")
+        return LoramuxError("The base model produced no finite numbers for this request.")
     return AdapterRefusedError(
         f"The adapter in {sequence.adapter.origin.place} makes the model produce NaN for this "
         "request; its weights are likely broken, train or export it again."

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from loramux.engine.args import EngineArgs
 from loramux.engine.assembly import EngineParts, assemble
-from loramux.engine.front.output_processor import FrontRequest, OutputProcessor
+from loramux.engine.front.output_processor import (
+    FrontRequest,
+    OutputProcessor,
+    ProcessedOutputs,
+)
+from loramux.engine.front.pooling_outputs import PoolingOutputs
 from loramux.engine.front.prompts import Prompt, TokenizedPrompt
+from loramux.engine.front.request_factory import Params
+from loramux.engine.messages import CoreOutput
 from loramux.engine.stats import EngineStats, read_stats
 from loramux.engine.structured.matcher import Grammar
 from loramux.errors import InvalidRequestError
@@ -23,13 +30,21 @@ IDLE_WAIT = 0.05
 """Seconds a step waits for an adapter when there is nothing to compute."""
 
 
+class Outputs(Protocol):
+    """The engine's front: texts or embeddings of what the core sends."""
+
+    def add_request(self, request: FrontRequest[Any]) -> None: ...
+    def process(self, core_outputs: Sequence[CoreOutput]) -> ProcessedOutputs: ...
+    def abort(self, request_id: str) -> ProcessedOutputs: ...
+
+
 @dataclass(frozen=True, eq=False)
 class PreparedRequest:
     """A request that has been checked and tokenized."""
 
     request_id: str
     prompt: TokenizedPrompt
-    params: SamplingParams
+    params: Params
     lora_request: LoRARequest | None
     grammar: Grammar | None = None
 
@@ -50,7 +65,8 @@ class LLMEngine:
         self.materializer = parts.materializer
         self.core = parts.core
         self._lora = parts.lora
-        self._outputs = OutputProcessor(parts.tokenizer)
+        self.pooling = parts.requests.pooling
+        self._outputs = _outputs_of(parts)
         self._loading: dict[str, tuple[PreparedRequest, Future[Adapter]]] = {}
         self._sequence_ids: dict[str, list[str]] = {}
 
@@ -67,7 +83,7 @@ class LLMEngine:
         self,
         request_id: str,
         prompt: Prompt,
-        params: SamplingParams,
+        params: Params,
         lora_request: LoRARequest | None = None,
     ) -> None:
         """Take a request in; ``step`` will tell how it goes.
@@ -120,7 +136,7 @@ class LLMEngine:
         self,
         request_id: str,
         prompt: Prompt,
-        params: SamplingParams,
+        params: Params,
         lora_request: LoRARequest | None,
         grammar: Grammar | None = None,
     ) -> PreparedRequest:
@@ -135,7 +151,7 @@ class LLMEngine:
         self._check_lora(lora_request)
         self.requests.check(params)
         tokenized = self.requests.tokenize(prompt)
-        if grammar is None and params.form is not None:
+        if grammar is None and isinstance(params, SamplingParams) and params.form is not None:
             grammar = self.grammars.compile(params.form)
         return PreparedRequest(request_id, tokenized, params, lora_request, grammar)
 
@@ -223,6 +239,12 @@ class LLMEngine:
         """Nothing was computed: all that is unfinished waits for adapters."""
         if not self.core.scheduler.running:
             self.core.wait_for_change(IDLE_WAIT)
+
+
+def _outputs_of(parts: EngineParts) -> Outputs:
+    if parts.requests.pooling is not None:
+        return PoolingOutputs(parts.requests.pooling)
+    return OutputProcessor(parts.tokenizer)
 
 
 def unstarted_output(

@@ -8,6 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+Embedding = NDArray[np.float32]
+"""``[hidden_size]``, before it is shortened or normalized."""
+
 
 class PositionLogprobs(NamedTuple):
     """Log probabilities at one position: of its own token, then of the likeliest tokens.
@@ -35,6 +41,7 @@ class CoreOutput:
         logprobs: one entry per new token, where the request asked for them.
         prompt_logprobs: one entry per prompt token that this step passed, in order; the prompt's
             first token has none, since nothing comes before it.
+        embedding: of the prompt, from an engine that makes embeddings, with ``finish_reason``.
         num_cached_tokens: prompt tokens whose keys and values came from the prefix cache; told
             once, or with every output.
         error: why the sequence could not be served, with ``finish_reason`` ``error``.
@@ -48,6 +55,7 @@ class CoreOutput:
     stop_reason: int | None = None
     logprobs: list[PositionLogprobs] | None = None
     prompt_logprobs: list[PositionLogprobs] | None = None
+    embedding: Embedding | None = None
     num_cached_tokens: int = 0
     error: Exception | None = None
     adapter_digest: str | None = None

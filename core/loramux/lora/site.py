@@ -28,6 +28,9 @@ class LoRASite:
         out_features: width of the output.
         is_output: whether this is the model's output embedding (``lm_head``), which PEFT's
             ``all-linear`` leaves out.
+        bare_name: what PEFT writes instead of ``name`` where the adapter was trained on the
+            decoder without its output layer (``AutoModel``), e.g. ``layers.0.self_attn.q_proj``;
+            None where such adapters are not served.
     """
 
     name: str
@@ -35,6 +38,7 @@ class LoRASite:
     in_features: int
     out_features: int
     is_output: bool = False
+    bare_name: str | None = None
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,21 @@ class KVShape:
     value_dim: int
 
 
+class BidirectionalError(Exception):
+    """A token of the model sees those that follow it, which no cache of the past can give it."""
+
+
 @dataclass
 class KVShapeProbe:
     """Stands in for the context in one dry run, and records what each layer would store."""
 
     shapes: dict[int, KVShape] = field(default_factory=dict)
 
-    def record(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def record(
+        self, module: nn.Module, layer: int, query: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
+        if not getattr(module, "is_causal", True):
+            raise BidirectionalError
         self.shapes[layer] = KVShape(key.shape[1], key.shape[3], value.shape[3])
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
 
@@ -74,7 +82,7 @@ def attend(
     """
     layer = cast(int, module.layer_idx)
     if isinstance(attention_context, KVShapeProbe):
-        return attention_context.record(layer, query, key, value), None
+        return attention_context.record(module, layer, query, key, value), None
     cache = attention_context.caches[layer]
     keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
     attention_context.store(cache, attention_context.slots, keys, values)
@@ -94,6 +102,9 @@ def probe_kv_shapes(model: nn.Module) -> dict[int, KVShape]:
     """Learn the shape of every layer's keys and values by one forward pass over one token.
 
     Families describe their caches in different configuration fields; the tensors do not lie.
+
+    Raises:
+        BidirectionalError: a layer attends in both directions.
     """
     probe = KVShapeProbe()
     device = next(model.parameters()).device

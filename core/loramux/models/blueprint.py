@@ -8,14 +8,16 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 from loramux.engine.args import EngineArgs
+from loramux.engine.pooling.plan import PoolingPlan
 from loramux.errors import AdapterRefusedError
 from loramux.lora.checkpoint.reader import read_adapter
 from loramux.lora.checkpoint.untrusted import shown
 from loramux.lora.site import LoRASite
 from loramux.lora.weights import AdapterWeights
+from loramux.models.backbone import Backbone
 from loramux.models.loader import load_config
 from loramux.models.sites import find_sites
 
@@ -37,10 +39,13 @@ class Blueprint:
             InvalidRequestError: there is no such model, or loramux cannot run it.
         """
         config = load_config(args)
+        pools = PoolingPlan.of(args, config) is not None
+        model_class = AutoModel if pools else AutoModelForCausalLM
         with torch.device("meta"):
-            module: nn.Module = AutoModelForCausalLM.from_config(
+            model: nn.Module = model_class.from_config(
                 config, trust_remote_code=args.trust_remote_code
             )
+        module = Backbone(model) if pools else model
         names = frozenset({args.model, config.name_or_path, *args.served_names}) - {""}
         return cls(args, module, find_sites(module), names)
 

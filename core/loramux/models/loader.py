@@ -10,14 +10,27 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from loramux.engine.args import EngineArgs
 from loramux.errors import InvalidRequestError
 from loramux.logger import get_logger
-from loramux.models.attention import ATTENTION_NAME, KVShape, probe_kv_shapes
+from loramux.models.attention import (
+    ATTENTION_NAME,
+    BidirectionalError,
+    KVShape,
+    probe_kv_shapes,
+)
+from loramux.models.backbone import Backbone
 from loramux.models.fused import FusedDecoder
 
 log = get_logger(__name__)
@@ -105,16 +118,21 @@ def load_tokenizer(args: EngineArgs) -> Tokenizer | None:
         ) from error
 
 
-def load_model(args: EngineArgs, config: Config) -> LoadedModel:
+def load_model(args: EngineArgs, config: Config, *, pools: bool = False) -> LoadedModel:
     """Load or make the weights on the engine's device, with paged attention in place.
+
+    Args:
+        pools: load the decoder without its output layer, a ``Backbone``.
 
     Raises:
         InvalidRequestError: the model's attention cannot run over a paged cache.
     """
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device, config)
-    model = _make_model(args, config, device, dtype).eval().requires_grad_(False)
-    kv_shapes = probe_kv_shapes(model)
+    if pools:
+        _check_decoder(config, args.model)
+    model = _make_model(args, config, device, dtype, pools).eval().requires_grad_(False)
+    kv_shapes = _probe(model, args.model)
     _check_attention(config, kv_shapes, args.model)
     log.info("%s on %s in %s, %d layers", args.model, device, dtype, len(kv_shapes))
     return LoadedModel(
@@ -190,8 +208,9 @@ def _uniform_rope_limit(text_config: Config) -> int | None:
 
 
 def _make_model(
-    args: EngineArgs, config: Config, device: torch.device, dtype: torch.dtype
+    args: EngineArgs, config: Config, device: torch.device, dtype: torch.dtype, pools: bool
 ) -> nn.Module:
+    model_class = AutoModel if pools else AutoModelForCausalLM
     options: dict[str, Any] = {
         "attn_implementation": ATTENTION_NAME,
         "trust_remote_code": args.trust_remote_code,
@@ -199,12 +218,12 @@ def _make_model(
     if args.load_format == "dummy":
         torch.manual_seed(args.seed)
         with torch.device(device):
-            model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
-        return model
+            model: nn.Module = model_class.from_config(config, dtype=dtype, **options)
+        return Backbone(model) if pools else model
     if device.type == "cuda" and find_spec("accelerate") is not None:
         options["device_map"] = str(device)  # tensors go there one by one, not by way of the host
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = model_class.from_pretrained(
             args.model,
             config=config,
             revision=args.revision,
@@ -219,7 +238,30 @@ def _make_model(
             "model",
         ) from error
     _check_complete(args.model, sorted(info["missing_keys"]))
-    return model.to(device)
+    model = model.to(device)
+    return Backbone(model) if pools else model
+
+
+def _probe(model: nn.Module, name: str) -> dict[int, KVShape]:
+    try:
+        return probe_kv_shapes(model)
+    except BidirectionalError as error:
+        raise _not_causal(name) from error
+
+
+def _check_decoder(config: Config, name: str) -> None:
+    """Whether the model is one that could write text, if it had an output layer."""
+    is_remote = "AutoModel" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_remote:
+        raise _not_causal(name)
+
+
+def _not_causal(name: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"The model {name!r} is no causal decoder, its tokens see those that follow them, so "
+        "loramux cannot run it; choose a decoder such as Qwen3-Embedding.",
+        "model",
+    )
 
 
 def _check_complete(name: str, missing: list[str]) -> None:
@@ -242,6 +284,8 @@ def _refuse_unsupported(config: Config, name: str) -> None:
             "choose a model with full or sliding attention.",
             "model",
         )
+    if getattr(config, "is_causal", True) is False:
+        raise _not_causal(name)
     if getattr(text_config, "alibi", False):
         raise InvalidRequestError(
             f"The model {name!r} uses ALiBi position biases, which loramux cannot run yet; "

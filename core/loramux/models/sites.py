@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loramux.lora.site import LoRASite, SiteKind
+from loramux.models.backbone import Backbone
 
 
 def find_sites(model: nn.Module) -> dict[str, LoRASite]:
@@ -15,7 +18,9 @@ def find_sites(model: nn.Module) -> dict[str, LoRASite]:
     ``nn.Embedding`` (positions too), ``nn.Linear`` and transformers' ``Conv1D``, with their
     subclasses. The projection inside ``nn.MultiheadAttention`` is left out: that module reads the
     projection's weight without ever calling it, so that an adapter there would have no effect.
+    A ``Backbone``'s layers have a second name, which adapters of the bare decoder write.
     """
+    prefix = f"{model.prefix}." if isinstance(model, Backbone) else None
     output = _output_embedding(model)
     attention = tuple(
         f"{name}." for name, module in model.named_modules() if _is_fused_attention(module)
@@ -25,7 +30,8 @@ def find_sites(model: nn.Module) -> dict[str, LoRASite]:
         if name and not name.startswith(attention):
             site = _site(name, module, is_output=module is output)
             if site is not None:
-                sites[name] = site
+                bare_name = None if prefix is None else name.removeprefix(prefix)
+                sites[name] = replace(site, bare_name=bare_name)
     return sites
 
 

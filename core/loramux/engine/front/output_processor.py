@@ -62,7 +62,7 @@ class OutputProcessor:
                 param="stop",
             )
 
-    def add_request(self, request: FrontRequest) -> None:
+    def add_request(self, request: FrontRequest[SamplingParams]) -> None:
         """Follow a request from now on.
 
         Raises:
@@ -132,7 +132,7 @@ class OutputProcessor:
         followed = self._sequences
         return [name for name in state.request.sequence_ids if followed.pop(name, None) is not None]
 
-    def _detokenizer(self, request: FrontRequest) -> Detokenizer:
+    def _detokenizer(self, request: FrontRequest[SamplingParams]) -> Detokenizer:
         if self._factory is None:
             return NoText()
         return self._factory.detokenizer(

@@ -54,11 +54,15 @@ class TokenizedPrompt:
 
 @dataclass(frozen=True)
 class PromptProcessor:
-    """Tokenizes and checks prompts for one model."""
+    """Tokenizes and checks prompts for one model.
+
+    ``least_output`` is the number of tokens that have to fit behind a prompt.
+    """
 
     tokenizer: Tokenizer | None
     max_model_len: int
     vocab_size: int
+    least_output: int = 1
 
     @cached_property
     def _text_limit(self) -> TextLimit:
@@ -156,10 +160,11 @@ class PromptProcessor:
     def _check(self, token_ids: list[int]) -> None:
         if not token_ids:
             raise InvalidRequestError("The prompt is empty; give at least one token.", "prompt")
-        if len(token_ids) >= self.max_model_len:
+        if len(token_ids) + self.least_output > self.max_model_len:
+            together = " for prompt and output together" if self.least_output else ""
             raise InvalidRequestError(
                 f"The prompt has {len(token_ids)} tokens, and this model takes at most "
-                f"{self.max_model_len} for prompt and output together; shorten the prompt.",
+                f"{self.max_model_len}{together}; shorten the prompt.",
                 "prompt",
             )
         largest = max(token_ids)

@@ -9,12 +9,26 @@ from typing import Any
 from transformers import GenerationConfig
 
 from loramux.engine.front.prompts import Prompt, PromptProcessor, TokenizedPrompt
+from loramux.engine.pooling.plan import PoolingPlan
 from loramux.engine.scheduling.sequence import Sequence
 from loramux.engine.structured.compiler import GrammarCompiler
 from loramux.engine.structured.matcher import Grammar
 from loramux.errors import InvalidRequestError
 from loramux.lora.adapter import Adapter
+from loramux.pooling_params import PoolingParams
 from loramux.sampling_params import SamplingParams
+
+Params = SamplingParams | PoolingParams
+
+GENERATES = (
+    "The model does not support the Embeddings API: it generates text; ask a server that runs an "
+    "embedding model (loramux serve MODEL --runner pooling, in Python LLM(..., runner='pooling'))."
+)
+POOLS = (
+    "The model does not generate text: it makes embeddings; ask /v1/embeddings (in Python "
+    "LLM.embed), or a server that was started with --runner generate."
+)
+NO_SAMPLING = SamplingParams(max_tokens=1)
 
 DEFAULT_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Sampling parameters that a model's generation_config may set for those who set none."""
@@ -27,6 +41,8 @@ class RequestFactory:
     prompts: PromptProcessor
     generation_config: GenerationConfig
     use_generation_config: bool
+    pooling: PoolingPlan | None = None
+    """How embeddings are made, of an engine that does not generate."""
 
     @cached_property
     def grammars(self) -> GrammarCompiler:
@@ -45,12 +61,25 @@ class RequestFactory:
     def tokenize(self, prompt: Prompt, *, add_special_tokens: bool = True) -> TokenizedPrompt:
         return self.prompts.process(prompt, add_special_tokens=add_special_tokens)
 
-    def check(self, params: SamplingParams) -> None:
+    def check(self, params: Params) -> None:
         """Refuse parameters that this model cannot honour.
 
         Raises:
             InvalidRequestError: naming the parameter.
         """
+        if isinstance(params, PoolingParams) or self.pooling is not None:
+            self._check_pooling(params)
+        else:
+            self._check_sampling(params)
+
+    def _check_pooling(self, params: Params) -> None:
+        if self.pooling is None:
+            raise InvalidRequestError(GENERATES, "model")
+        if not isinstance(params, PoolingParams):
+            raise InvalidRequestError(POOLS, "model")
+        self.pooling.check(params)
+
+    def _check_sampling(self, params: Params) -> None:
         if not isinstance(params, SamplingParams):
             raise InvalidRequestError(
                 f"Sampling parameters must be SamplingParams, got {type(params).__name__}.",
@@ -74,11 +103,13 @@ class RequestFactory:
         self,
         ids: list[str],
         prompt: TokenizedPrompt,
-        params: SamplingParams,
+        params: Params,
         adapter: Adapter | None,
         grammar: Grammar | None = None,
     ) -> list[Sequence]:
-        """One sequence for each id: the completions of one request."""
+        """One sequence for each id: the completions of one request, or its embedding."""
+        if isinstance(params, PoolingParams):
+            return [self._pooled_sequence(sequence_id, prompt, adapter) for sequence_id in ids]
         room = self.prompts.max_model_len - len(prompt.token_ids)
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         primary, others = self._eos_token_ids()
@@ -100,6 +131,20 @@ class RequestFactory:
             )
             for index, sequence_id in enumerate(ids)
         ]
+
+    def _pooled_sequence(
+        self, sequence_id: str, prompt: TokenizedPrompt, adapter: Adapter | None
+    ) -> Sequence:
+        assert self.pooling is not None, "check() has seen to it"
+        return Sequence(
+            sequence_id=sequence_id,
+            prompt_token_ids=prompt.token_ids,
+            params=NO_SAMPLING,
+            max_tokens=1,  # the step that would choose it is the last one
+            adapter=adapter,
+            cache_salt=prompt.cache_salt,
+            pools_all_tokens=self.pooling.needs_all_tokens,
+        )
 
     def _eos_token_ids(self) -> tuple[frozenset[int], frozenset[int]]:
         """The tokenizer's end-of-sequence token, and what else the model's makers name as one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from loramux.engine.front.completion import Completion, TokenText, decoded_logprobs
 from loramux.engine.messages import CoreOutput
@@ -10,16 +11,18 @@ from loramux.lora.request import LoRARequest
 from loramux.outputs import RequestOutput, TokenLogprobs
 from loramux.sampling_params import RequestOutputKind, SamplingParams
 
+Params = TypeVar("Params")
+
 
 @dataclass(frozen=True, slots=True)
-class FrontRequest:
+class FrontRequest(Generic[Params]):
     """What the front has to know of a request.
 
     Args:
         request_id: the caller's name of it.
         prompt: its text, if it came as text.
         prompt_token_ids: what the core was given.
-        params: its sampling parameters.
+        params: its ``SamplingParams``, or ``PoolingParams`` where embeddings are made.
         sequence_ids: the core's names of its ``params.n`` completions, in order.
         lora_request: the adapter it asked for.
     """
@@ -27,7 +30,7 @@ class FrontRequest:
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
-    params: SamplingParams
+    params: Params
     sequence_ids: list[str]
     lora_request: LoRARequest | None = None
 
@@ -48,7 +51,10 @@ class RequestState:
     )
 
     def __init__(
-        self, request: FrontRequest, completions: list[Completion], token_text: TokenText
+        self,
+        request: FrontRequest[SamplingParams],
+        completions: list[Completion],
+        token_text: TokenText,
     ) -> None:
         self.request = request
         self._completions = completions

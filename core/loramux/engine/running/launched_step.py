@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from loramux.engine.messages import PositionLogprobs
+import numpy as np
+
+from loramux.engine.messages import Embedding, PositionLogprobs
 from loramux.engine.sampling.sampler import INVALID_TOKEN_ID, HostTokens
 from loramux.engine.scheduling.scheduler import Chunk
 
@@ -15,16 +17,20 @@ class ChunkResult:
     """What computing one chunk brought.
 
     ``token_id`` is None where the chunk did not reach the last token, and ``INVALID_TOKEN_ID``
-    where its logits were unusable (NaN).
+    where its logits were unusable (NaN). An engine that makes embeddings gives ``embedding``,
+    ``[hidden_size]`` float32, in its place.
     """
 
     chunk: Chunk
     token_id: int | None = None
     logprobs: PositionLogprobs | None = None
     prompt_logprobs: list[PositionLogprobs] | None = None
+    embedding: Embedding | None = None
 
     @property
     def is_invalid(self) -> bool:
+        if self.embedding is not None:
+            return not np.isfinite(self.embedding).all()
         return self.token_id == INVALID_TOKEN_ID
 
 

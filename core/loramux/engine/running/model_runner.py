@@ -1,4 +1,4 @@
-"""Runs the model once over the scheduled chunks and samples."""
+"""Runs the model once over the scheduled chunks, and samples or pools."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from torch import Tensor
 
 from loramux.engine.args import EngineArgs
 from loramux.engine.messages import PositionLogprobs
+from loramux.engine.pooling.plan import PoolingPlan
+from loramux.engine.pooling.pooler import Pooler, make_pooler
 from loramux.engine.running.attention import choose_attention
 from loramux.engine.running.forward.base import Forward
 from loramux.engine.running.forward.choice import choose_forward
 from loramux.engine.running.kv_budget import allocate_caches, choose_num_blocks
 from loramux.engine.running.launched_step import LaunchedStep
+from loramux.engine.running.pooled_step import PooledStep
 from loramux.engine.running.prompt_positions import PromptPositions
-from loramux.engine.running.step_layout import lay_out
+from loramux.engine.running.step_layout import StepLayout, lay_out
 from loramux.engine.running.tokens_in_flight import TokensInFlight
 from loramux.engine.sampling.batch import SamplingBatch
 from loramux.engine.sampling.row import SamplingRow, seeded_generator
 from loramux.engine.sampling.sampler import HostTokens, Sampler
+from loramux.engine.sampling.transfer import HostCopy
 from loramux.engine.scheduling.scheduler import Chunk
 from loramux.engine.scheduling.sequence import Sequence
 from loramux.lora.device.runtime import LoRARuntime
@@ -36,9 +40,15 @@ class ModelRunner:
     """
 
     def __init__(
-        self, args: EngineArgs, loaded: LoadedModel, max_model_len: int, lora: LoRARuntime | None
+        self,
+        args: EngineArgs,
+        loaded: LoadedModel,
+        max_model_len: int,
+        lora: LoRARuntime | None,
+        pooling: PoolingPlan | None = None,
     ) -> None:
         self._args = args
+        self._pooler = None if pooling is None else make_pooler(pooling.pooling_type)
         self._model = loaded.model
         self._max_model_len = max_model_len
         self.device = loaded.device
@@ -62,7 +72,7 @@ class ModelRunner:
                 self._forward.capture(args, max_model_len)
 
     @torch.inference_mode()
-    def launch(self, chunks: Seq[Chunk], fresh_blocks: list[int]) -> LaunchedStep:
+    def launch(self, chunks: Seq[Chunk], fresh_blocks: list[int]) -> LaunchedStep | PooledStep:
         """Start to compute the chunks.
 
         Args:
@@ -73,6 +83,8 @@ class ModelRunner:
             self._wipe(fresh_blocks)
         chunks = self._forward.arrange(chunks)
         layout = lay_out(chunks, self._args.block_size)
+        if self._pooler is not None:
+            return self._pool(self._pooler, layout)
         sampling = [chunk.sequence for chunk in chunks if chunk.samples]
         prompts = [p for rows in layout.rows if (p := PromptPositions.of(rows)) is not None]
         logit_rows = layout.logit_rows
@@ -81,6 +93,11 @@ class ModelRunner:
         wait_for_tokens = self._sample(logits[: len(sampling)], sampling)
         scored = _score(logits[len(sampling) :], prompts)
         return LaunchedStep(chunks, wait_for_tokens, scored)
+
+    def _pool(self, pooler: Pooler, layout: StepLayout) -> PooledStep:
+        hidden = self._forward(layout, pooler.rows(layout))
+        embeddings = HostCopy([pooler.pool(hidden, layout)])
+        return PooledStep([rows.chunk for rows in layout.rows], embeddings)
 
     def _sample(self, logits: Tensor, sequences: list[Sequence]) -> Callable[[], HostTokens]:
         """Choose the next token of each sequence from its row of ``logits``."""

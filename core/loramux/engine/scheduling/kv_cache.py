@@ -30,9 +30,9 @@ class KVCacheManager:
     def attach_cached_prefix(self, sequence: Sequence) -> int:
         """Start a new sequence on the longest prefix in the cache; returns its tokens.
 
-        At least one token is left to compute, since the last one's logits are needed.
+        At least one token is left to compute, since the last one's hidden state is needed.
         """
-        if not self.enable_prefix_caching or sequence.wants_prompt_logprobs:
+        if not self.enable_prefix_caching or sequence.needs_all_tokens:
             return 0
         self._extend_hashes(sequence)
         blocks = self._cached_blocks(sequence)

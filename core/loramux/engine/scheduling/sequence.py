@@ -10,6 +10,8 @@ from loramux.engine.sampling.row import SamplingRow
 from loramux.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from loramux.engine.scheduling.block_pool import BlockHash
     from loramux.engine.structured.matcher import GrammarState
     from loramux.lora.adapter import Adapter
@@ -42,12 +44,16 @@ class Sequence:
     arrival_time: float = field(default_factory=time.monotonic)
     first_scheduled_time: float = 0.0
 
+    pools_all_tokens: bool = False
+    """Its embedding is made of more than its last token."""
     grammar: GrammarState | None = None
     """Where it stands in the form that its text must have."""
 
     output_token_ids: list[int] = field(default_factory=list)
     sampling: SamplingRow | None = None
     """Made by the model runner when the sequence first samples; lives as long as it."""
+    pooled: Tensor | None = None
+    """What its embedding needs of the tokens computed so far, on the device."""
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[BlockHash] = field(default_factory=list)
     num_published_blocks: int = 0
@@ -104,8 +110,9 @@ class Sequence:
         )
 
     @property
-    def wants_prompt_logprobs(self) -> bool:
-        return self.params.prompt_logprobs is not None
+    def needs_all_tokens(self) -> bool:
+        """Whether each token of its prompt has to be computed, cached or not."""
+        return self.pools_all_tokens or self.params.prompt_logprobs is not None
 
     def tokens(self, start: int, stop: int) -> list[int]:
         """Known token ids at positions ``start`` to ``stop`` of prompt and output together."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
+from loramux.lora.checkpoint.layer_names import as_written, parameters_as_written
 from loramux.lora.checkpoint.pairing import BaseParameter, pair_tensors
 from loramux.lora.checkpoint.peft_config import CONFIG_NAME, PeftLoraConfig, parse_config
 from loramux.lora.checkpoint.targets import Target, resolve_targets
@@ -17,6 +18,7 @@ from loramux.lora.checkpoint.tensor_file import (
     SAFETENSORS_NAME,
     TensorFile,
     read_safetensors,
+    read_tensor_names,
 )
 from loramux.lora.checkpoint.untrusted import shown
 from loramux.lora.site import LoRASite
@@ -58,13 +60,27 @@ def read_adapter(
     with errors_naming(directory):
         config = parse_config(read_config(directory))
         _check_base(config, base_names)
+        sites = _as_written(directory, sites, max_bytes)
+        if base_parameter is not None:
+            base_parameter = parameters_as_written(base_parameter, sites)
         targets = resolve_targets(config, sites)
         _check_rank(targets, max_rank)
         file = read_tensors(directory, max_bytes, allocate)
         pairs = pair_tensors(
             file.tensors, targets, sites, base_parameter, non_finite=file.non_finite
         )
+        pairs = {sites[layer].name: pair for layer, pair in pairs.items()}
         return AdapterWeights(file.digest(config.identity()), pairs)
+
+
+def _as_written(
+    directory: Path, sites: Mapping[str, LoRASite], max_bytes: int
+) -> Mapping[str, LoRASite]:
+    file = directory / SAFETENSORS_NAME
+    has_two_names = any(site.bare_name is not None for site in sites.values())
+    if not has_two_names or not file.is_file():
+        return sites
+    return as_written(sites, read_tensor_names(file, max_bytes))
 
 
 @contextmanager

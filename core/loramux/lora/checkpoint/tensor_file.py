@@ -76,6 +76,19 @@ def read_safetensors(path: Path, max_bytes: int, allocate: Allocate = host_buffe
     )
 
 
+def read_tensor_names(path: Path, max_bytes: int) -> Collection[str]:
+    """The names in a safetensors file, of which only the header is read.
+
+    Raises:
+        AdapterRefusedError: if the file is too large or breaks the format.
+        OSError: if reading fails.
+    """
+    with path.open("rb") as file:
+        size = _checked_size(file, path.name, max_bytes)
+        header = file.read(header_length(file.read(PREFIX_BYTES), size))
+        return parse_header(header, size).keys()
+
+
 def _checked_size(file: io.BufferedReader, name: str, max_bytes: int) -> int:
     size = os.fstat(file.fileno()).st_size
     if size > max_bytes:

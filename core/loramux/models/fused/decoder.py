@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from loramux.logger import get_logger
 from loramux.lora.site import PackedSites
+from loramux.models.backbone import Backbone
 from loramux.models.fused.assembly import LayerAssembly, layer_types, read_norm
 from loramux.models.fused.families import Family
 from loramux.models.fused.layer import FusedLayer
@@ -40,19 +41,30 @@ class Embedding:
 
 
 @dataclass(frozen=True, eq=False)
+class HiddenStates:
+    """The last norm: how a model ends that has no output layer."""
+
+    norm: RMSNorm
+
+    def __call__(self, x: Tensor, residual: Tensor, step: FusedStep) -> Tensor:
+        """Hidden states ``[n, hidden_size]`` of the rows that the step wants."""
+        if step.logit_rows is not None:
+            x = x.index_select(0, step.logit_rows)
+            residual = residual.index_select(0, step.logit_rows)
+        return add_rms_norm_(x, residual, self.norm)
+
+
+@dataclass(frozen=True, eq=False)
 class Output:
     """The last norm and the product with the output embedding, ``[vocab_size, hidden_size]``."""
 
-    norm: RMSNorm
+    hidden_states: HiddenStates
     weight: Tensor
     softcap: float | None
 
     def __call__(self, x: Tensor, residual: Tensor, step: FusedStep) -> Tensor:
         """Logits ``[n, vocab_size]`` of the rows that the step wants."""
-        if step.logit_rows is not None:
-            x = x.index_select(0, step.logit_rows)
-            residual = residual.index_select(0, step.logit_rows)
-        x = add_rms_norm_(x, residual, self.norm)
+        x = self.hidden_states(x, residual, step)
         logits = functional.linear(x, self.weight)
         if step.lora is not None:
             step.lora.add_output_(logits, x)
@@ -76,7 +88,7 @@ class FusedDecoder:
         self,
         embedding: Embedding,
         layers: Sequence[FusedLayer],
-        output: Output,
+        output: Output | HiddenStates,
         projections: list[PackedSites],
     ) -> None:
         self._embedding = embedding
@@ -89,7 +101,7 @@ class FusedDecoder:
         """Pack a loaded model's weights, layer by layer, or leave the model as it is.
 
         Args:
-            model: a transformers causal language model, on its device.
+            model: a transformers causal language model or its ``Backbone``, on its device.
             max_positions: tokens of the longest sequence that will be run.
 
         Returns:
@@ -110,15 +122,10 @@ class FusedDecoder:
         config: Any = model.config
         assembly = LayerAssembly(family, config, tables)
         modules = model.get_submodule("model.layers").children()
-        output = Output(
-            norm=read_norm(model.get_submodule("model.norm"), family),
-            weight=model.get_parameter("lm_head.weight").detach(),
-            softcap=config.final_logit_softcapping if family.logit_softcap else None,
-        )
         return cls(
             _embedding(model),
             [assembly.build(index, layer) for index, layer in enumerate(modules)],
-            output,
+            _output(model, family),
             _projections(model, family),
         )
 
@@ -126,7 +133,8 @@ class FusedDecoder:
         """Run one step; the caches take the new keys and values.
 
         Shapes:
-            returns: logits ``[n, vocab_size]`` of ``logit_rows``, or of all rows.
+            returns: logits ``[n, vocab_size]`` of ``logit_rows``, or of all rows; of a
+                ``Backbone``, hidden states ``[n, hidden_size]``.
         """
         residual = self._embedding(step.input_ids, step.lora)
         first, *others = self._layers
@@ -142,13 +150,13 @@ class FusedDecoder:
 
     @property
     def vocab_size(self) -> int:
-        """Width of the logits."""
-        return self._output.weight.shape[0]
+        """Tokens that have an embedding."""
+        return self._embedding.weight.shape[0]
 
     @property
     def hidden_size(self) -> int:
         """Width of the residual."""
-        return self._output.weight.shape[1]
+        return self._embedding.weight.shape[1]
 
 
 def _tables(model: nn.Module, family: Family, max_positions: int) -> dict[str | None, RotaryTable]:
@@ -173,6 +181,18 @@ def _embedding(model: nn.Module) -> Embedding:
     if scale is not None:  # rounded as transformers rounds it, so that the product is the same
         scale = float(torch.as_tensor(scale).to(module.weight.dtype))
     return Embedding(module.weight.detach(), scale)
+
+
+def _output(model: nn.Module, family: Family) -> Output | HiddenStates:
+    hidden_states = HiddenStates(read_norm(model.get_submodule("model.norm"), family))
+    if isinstance(model, Backbone):
+        return hidden_states
+    config: Any = model.config
+    return Output(
+        hidden_states=hidden_states,
+        weight=model.get_parameter("lm_head.weight").detach(),
+        softcap=config.final_logit_softcapping if family.logit_softcap else None,
+    )
 
 
 def _projections(model: nn.Module, family: Family) -> list[PackedSites]:

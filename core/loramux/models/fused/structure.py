@@ -8,6 +8,7 @@ import torch
 import transformers
 from torch import nn
 
+from loramux.models.backbone import Backbone
 from loramux.models.fused.families import ACTIVATIONS, FAMILIES, HEAD_NORMS, Family
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -38,7 +39,7 @@ def known_family(model: nn.Module) -> Family:
     require(config.model_type in FAMILIES, f"{config.model_type} is not in the table of families")
     family = FAMILIES[config.model_type]
     # Remote code and subclasses share the model_type, and may compute anything.
-    known = type(model) is getattr(transformers, family.architecture)
+    known = _is_transformers_own(model, family)
     require(known, f"its class is not transformers' own {family.architecture}")
     replaced = [name for name, module in model.named_modules() if "forward" in vars(module)]
     require(not replaced, f"the forward of {(replaced or [''])[0]!r} is replaced")
@@ -48,6 +49,12 @@ def known_family(model: nn.Module) -> Family:
         _check_layer(layer, family, config, f"layer {index}")
     _check_weights(model)
     return family
+
+
+def _is_transformers_own(model: nn.Module, family: Family) -> bool:
+    if isinstance(model, Backbone):
+        return type(model.decoder) is transformers.MODEL_MAPPING.get(type(model.config), None)
+    return type(model) is getattr(transformers, family.architecture)
 
 
 def _check_config(config: Any, family: Family) -> None:
@@ -73,7 +80,8 @@ def _check_ends(model: nn.Module, family: Family) -> None:
     scaled = hasattr(embedding, "embed_scale")
     require(scaled == family.scaled_embedding, "its embedding is scaled, or not, unlike its family")
     require(scaled or type(embedding) is nn.Embedding, "its embedding is no plain nn.Embedding")
-    require(type(model.get_submodule("lm_head")) is nn.Linear, "its lm_head is no plain nn.Linear")
+    plain = isinstance(model, Backbone) or type(model.get_submodule("lm_head")) is nn.Linear
+    require(plain, "its lm_head is no plain nn.Linear")
     _check_norm(model.get_submodule("model.norm"), family, "model.norm")
     layers = len(list(model.get_submodule("model.layers").children()))
     config: Any = model.config

@@ -30,7 +30,10 @@ class Forward(Protocol):
         ...
 
     def __call__(self, layout: StepLayout, logit_rows: list[int]) -> Tensor:
-        """Logits ``[len(logit_rows), vocab]``, valid until the next call."""
+        """Logits ``[len(logit_rows), vocab]``, valid until the next call.
+
+        Of a ``Backbone``, which has no output layer, the hidden states in their place.
+        """
         ...
 
 

@@ -64,8 +64,8 @@ class TransformersForward:
                 logits_to_keep=torch.tensor(logit_rows, dtype=torch.long, device=self._device),
                 attention_context=context,
             )
-        logits: Tensor = output.logits[0]
-        return logits
+        kept: Tensor = output[0][0]  # the logits, or a Backbone's hidden states
+        return kept
 
     def _adapters(self, layout: StepLayout, logit_rows: list[int]) -> AbstractContextManager[None]:
         if self._lora is None:

@@ -1,0 +1,96 @@
+"""What a model's sentence-transformers files say of its embeddings.
+
+``modules.json`` lists what a text goes through, one folder for each: the transformer, the pooling,
+and mostly a normalization, which has no settings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.utils.hub import cached_file
+
+from loramux.engine.args import EngineArgs
+from loramux.errors import InvalidRequestError
+from loramux.pooling_params import PoolerConfig, PoolingType
+
+POOLING_TYPES = {
+    "lasttoken": PoolingType.LAST,
+    "mean_tokens": PoolingType.MEAN,
+    "mean": PoolingType.MEAN,
+    "cls_token": PoolingType.CLS,
+    "cls": PoolingType.CLS,
+}
+"""By what follows ``pooling_mode_`` in the older files, or is ``pooling_mode`` in the newer."""
+
+KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
+
+
+def read_pooler_config(args: EngineArgs) -> PoolerConfig | None:
+    """How the model's makers pool, None where no such files say so.
+
+    Raises:
+        InvalidRequestError: in a way that is not computed here.
+    """
+    modules = {_kind(module): module for module in _read(args, "modules.json") or []}
+    if "Pooling" not in modules:
+        return None
+    if args.pooler_config is None or args.pooler_config.pooling_type is None:
+        folder = modules["Pooling"].get("path", "")
+        pooling_type = _pooling_type(_read(args, f"{folder}/config.json") or {}, args.model)
+    else:
+        pooling_type = args.pooler_config.pooling_type
+    if unknown := modules.keys() - KNOWN_MODULES:
+        raise InvalidRequestError(
+            f"The model {args.model!r} makes its embeddings with a module of kind "
+            f"{min(unknown)} (modules.json), which loramux does not compute; choose another model.",
+            "model",
+        )
+    return PoolerConfig(pooling_type, normalize="Normalize" in modules)
+
+
+def _pooling_type(config: Mapping[str, Any], model: str) -> PoolingType:
+    newer = config.get("pooling_mode", [])
+    modes = [newer] if isinstance(newer, str) else list(newer)
+    prefix = "pooling_mode_"
+    modes += [
+        key.removeprefix(prefix) for key, on in config.items() if on is True and prefix in key
+    ]
+    if len(modes) != 1 or modes[0] not in POOLING_TYPES:
+        raise InvalidRequestError(
+            f"The model {model!r} pools by {' and '.join(modes) or 'nothing'} (as its "
+            f"sentence-transformers files say), and loramux by {', '.join(PoolingType)}; "
+            "choose one of them with --pooler-config.",
+            "pooler_config",
+        )
+    return POOLING_TYPES[modes[0]]
+
+
+def _kind(module: Mapping[str, Any]) -> str:
+    """``Pooling`` of ``sentence_transformers.models.Pooling``, wherever the class lies."""
+    return str(module.get("type", "")).rpartition(".")[2]
+
+
+def _read(args: EngineArgs, name: str) -> Any:
+    """A JSON file of the model, None if it has none of this name."""
+    path = cached_file(
+        args.model,
+        name,
+        revision=args.revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if path is None:
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(
+            f"The file {name} of the model {args.model!r} cannot be read ({error}); "
+            "check that its files are whole.",
+            "model",
+        ) from error

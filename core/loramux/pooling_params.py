@@ -1,0 +1,118 @@
+"""What an embedding may be asked to be. Names are vLLM's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from loramux import field_checks as check
+from loramux.errors import InvalidRequestError
+
+
+class PoolingType(StrEnum):
+    """Which hidden states of a prompt, after the last norm, become its embedding."""
+
+    LAST = "LAST"
+    """That of the last token, the only one that has seen the whole prompt."""
+    MEAN = "MEAN"
+    """The mean of all."""
+    CLS = "CLS"
+    """That of the first token."""
+
+
+@dataclass(frozen=True)
+class PoolerConfig:
+    """How a server makes embeddings; what is None is as the model's files say.
+
+    Args:
+        pooling_type: ``LAST``, ``MEAN`` or ``CLS``.
+        normalize: whether embeddings have the length 1.
+
+    Raises:
+        InvalidRequestError: naming the field that is wrong.
+    """
+
+    pooling_type: PoolingType | None = None
+    normalize: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.pooling_type is not None:
+            object.__setattr__(self, "pooling_type", _pooling_type(self.pooling_type))
+        if self.normalize is not None:
+            check.boolean("pooler_config.normalize", self.normalize)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> PoolerConfig:
+        """From vLLM's fields, of which ``seq_pooling_type`` and ``use_activation`` are newer names.
+
+        Raises:
+            InvalidRequestError: naming the field that is unknown or wrong.
+        """
+        known = {
+            "pooling_type": "pooling_type", "seq_pooling_type": "pooling_type",
+            "normalize": "normalize", "use_activation": "normalize",
+        }  # fmt: skip
+        unknown = fields.keys() - known.keys()
+        if unknown:
+            raise InvalidRequestError(
+                f"pooler_config has the unknown field {min(map(str, unknown))!r}; give "
+                "pooling_type (LAST, MEAN or CLS) and normalize.",
+                "pooler_config",
+            )
+        return cls(**{known[name]: value for name, value in fields.items() if value is not None})
+
+    @classmethod
+    def from_json(cls, text: str) -> PoolerConfig:
+        """From what stands behind ``--pooler-config``.
+
+        Raises:
+            InvalidRequestError: it is no JSON object, or a field is wrong.
+        """
+        try:
+            fields = json.loads(text)
+        except ValueError:
+            fields = None
+        if not isinstance(fields, dict):
+            raise InvalidRequestError(
+                f"pooler_config must be a JSON object such as "
+                f'{{"pooling_type": "MEAN", "normalize": true}}, got {text!r}.',
+                "pooler_config",
+            )
+        return cls.of(fields)
+
+
+@dataclass(frozen=True)
+class PoolingParams:
+    """What one request wants of its embedding.
+
+    Args:
+        dimensions: how many numbers of it, of models whose first ones are an embedding by
+            themselves (Matryoshka, Kusupati et al. 2022, arXiv:2205.13147); None for all.
+        normalize: whether it has the length 1; None for what the engine does.
+
+    Raises:
+        InvalidRequestError: naming the field that is wrong.
+    """
+
+    dimensions: int | None = None
+    normalize: bool | None = None
+    n: ClassVar[int] = 1
+    """A prompt has one embedding."""
+
+    def __post_init__(self) -> None:
+        if self.dimensions is not None:
+            check.integer("dimensions", self.dimensions, 1)
+        if self.normalize is not None:
+            check.boolean("normalize", self.normalize)
+
+
+def _pooling_type(value: Any) -> PoolingType:
+    try:
+        return PoolingType(str(value).upper())
+    except ValueError:
+        raise InvalidRequestError(
+            f"pooling_type must be {', '.join(PoolingType)}, got {value!r}.", "pooler_config"
+        ) from None
