@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -13,6 +14,8 @@ from loramux.engine.core import EngineCore
 from loramux.engine.front.prompts import PromptProcessor
 from loramux.engine.front.request_factory import RequestFactory
 from loramux.engine.pooling.plan import PoolingPlan
+from loramux.engine.running.kernel_compiler import start_compiler
+from loramux.engine.running.rehearsal import rehearse
 from loramux.lora.checkpoint.reader import check_base_name
 from loramux.lora.device.runtime import LoRALimits, LoRARuntime
 from loramux.lora.fetch.materializer import Materializer, ReadCheckpoint
@@ -56,10 +59,13 @@ def assemble(args: EngineArgs) -> EngineParts:
     tokenizer = load_tokenizer(args)
     with ExitStack() as on_failure:
         reader = _start_reader(args, on_failure)  # its processes get ready beside the model
+        compiler = start_compiler(choose_device(args.device), on_failure)
         loaded = load_model(args, config, pools=pooling is not None)
         materializer, lora = (
             (None, None) if reader is None else _assemble_lora(args, loaded, reader)
         )
+        if compiler is not None:
+            compiler.prepare(partial(rehearse, args, loaded, length, lora))
         core = EngineCore(args, loaded, length, lora, pooling)
         on_failure.pop_all()
     return EngineParts(

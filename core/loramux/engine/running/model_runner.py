@@ -16,6 +16,7 @@ from loramux.engine.running.attention import choose_attention
 from loramux.engine.running.forward.base import Forward
 from loramux.engine.running.forward.choice import choose_forward
 from loramux.engine.running.kv_budget import allocate_caches, choose_num_blocks
+from loramux.engine.running.largest_step import largest_step
 from loramux.engine.running.launched_step import LaunchedStep
 from loramux.engine.running.pooled_step import PooledStep
 from loramux.engine.running.prompt_positions import PromptPositions
@@ -29,7 +30,6 @@ from loramux.engine.scheduling.scheduler import Chunk
 from loramux.engine.scheduling.sequence import Sequence
 from loramux.lora.device.runtime import LoRARuntime
 from loramux.models.loader import LoadedModel
-from loramux.sampling_params import SamplingParams
 from loramux_kernels.paged_attention import LayerCache
 
 
@@ -139,15 +139,8 @@ class ModelRunner:
             cache.values.index_fill_(0, index, 0)
 
     def _run_largest_step(self) -> None:
-        """One step as large as any will be, for its peak of memory; its results mean nothing.
-
-        One long prompt and as many single tokens as sequences may run, all over block 0.
-        """
-        num_short = self._args.max_num_seqs - 1
-        longest = min(self._max_model_len, self._args.max_num_batched_tokens - num_short)
-        lengths = [longest] + [1] * num_short
-        chunks = [_imaginary_chunk(length, self._args.block_size) for length in lengths]
-        self.launch(chunks, []).wait()
+        """For its peak of memory."""
+        self.launch(largest_step(self._args, self._max_model_len), []).wait()
         self._sampling = None
 
 
@@ -160,14 +153,3 @@ def _score(logits: Tensor, prompts: list[PromptPositions]) -> dict[Chunk, list[P
         scored[prompt.chunk] = prompt.logprobs(logits[start:stop])
         start = stop
     return scored
-
-
-def _imaginary_chunk(num_tokens: int, block_size: int) -> Chunk:
-    sequence = Sequence(
-        sequence_id="largest step",
-        prompt_token_ids=[0] * num_tokens,
-        params=SamplingParams(),
-        max_tokens=1,
-        block_ids=[0] * -(-num_tokens // block_size),
-    )
-    return Chunk.of(sequence, num_tokens)

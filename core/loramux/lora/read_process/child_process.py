@@ -47,7 +47,7 @@ class ChildProcess:
     def _run(self, descriptor: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", CHILD, str(descriptor), str(self._parent)],
-            env=_environment(),
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[descriptor],
@@ -105,8 +105,8 @@ class ChildProcess:
         self._on_end(self)
 
 
-def _environment() -> dict[str, str]:
-    """This process's, with its import path, and without GPUs, which reading needs none of."""
+def child_environment() -> dict[str, str]:
+    """This process's, with its import path, for a process that needs no GPU."""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),

@@ -143,6 +143,12 @@ class FusedDecoder:
             last = layer(last.normalized_sum(residual, layer.input_norm), residual, step)
         return self._output(last.updated(), residual, step)
 
+    def excerpt(self) -> Self:
+        """As few layers as launch every kernel that all of them do: two, and one of each kind."""
+        kinds = {_kind(layer): layer for layer in reversed(self._layers)}
+        kept = dict.fromkeys((*self._layers[:2], *kinds.values()))
+        return type(self)(self._embedding, list(kept), self._output, self.projections)
+
     @property
     def num_layers(self) -> int:
         """Layers of the model."""
@@ -157,6 +163,13 @@ class FusedDecoder:
     def hidden_size(self) -> int:
         """Width of the residual."""
         return self._embedding.weight.shape[1]
+
+
+def _kind(layer: FusedLayer) -> object:
+    """What layers differ in within a model."""
+    attention = layer.attention
+    options, heads = attention.options, attention.heads
+    return options.window, options.softcap, heads.num_kv_heads, heads.head_dim, heads.rotary_dim
 
 
 def _tables(model: nn.Module, family: Family, max_positions: int) -> dict[str | None, RotaryTable]:

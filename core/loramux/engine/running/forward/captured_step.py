@@ -7,164 +7,47 @@ in device memory at fixed addresses; how the work is cut is computed there as we
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from loramux.engine.running.step_layout import StepLayout, lay_out
-from loramux.engine.running.tokens_in_flight import TokensInFlight
-from loramux.lora.device.packed import PackedLoRA
-from loramux.models.fused import FusedDecoder, FusedStep
-from loramux_kernels.paged_attention import AttentionOptions, LayerCache
-
-DECODE_ROWS = (1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 257, 32))
-MIXED_ROWS = (64, *range(128, 640, 64), 640, 768, 896, 1024)
-"""Larger steps take the device longer than the host takes to launch their kernels."""
-
-
-@dataclass(frozen=True)
-class StepSize:
-    """How many rows and sequences a graph computes; a step may have fewer."""
-
-    rows: int
-    sequences: int
-    is_decode: bool
-    """Every sequence has one row."""
-
-    @property
-    def num_integers(self) -> int:
-        return 3 * self.rows + 3 * self.sequences + 1
-
-
-def step_sizes(max_num_seqs: int, max_num_batched_tokens: int) -> list[StepSize]:
-    """The sizes to capture, decodes first, in rising order."""
-    decodes = [rows for rows in DECODE_ROWS if rows < max_num_seqs] + [max_num_seqs]
-    mixed = [rows for rows in MIXED_ROWS if rows <= max_num_batched_tokens]
-    return [
-        *(StepSize(rows, rows, is_decode=True) for rows in decodes),
-        *(StepSize(rows, min(rows, max_num_seqs), is_decode=False) for rows in mixed),
-    ]
-
-
-class BlockTables:
-    """The blocks of a step's sequences, at an address that graphs can read.
-
-    Shapes:
-        on_device: ``[max_num_seqs, max_blocks]`` int32.
-    """
-
-    def __init__(self, max_num_seqs: int, max_blocks: int, device: torch.device) -> None:
-        self.on_device = torch.zeros((max_num_seqs, max_blocks), dtype=torch.int32, device=device)
-
-    def fill(self, layout: StepLayout) -> None:
-        """Copy the blocks that the step's sequences use, on the current stream."""
-        counts = [-(-rows.length // layout.block_size) for rows in layout.rows]
-        host = np.zeros((len(counts), max(counts)), dtype=np.int32)
-        for line, rows, count in zip(host, layout.rows, counts, strict=True):
-            line[:count] = rows.chunk.sequence.block_ids[:count]
-        pinned = torch.from_numpy(host).pin_memory()
-        self.on_device[: host.shape[0], : host.shape[1]].copy_(pinned, non_blocking=True)
-
-
-@dataclass(frozen=True, eq=False)
-class CapturePlan:
-    """What every captured step reads and writes."""
-
-    decoder: FusedDecoder
-    caches: dict[int, LayerCache]
-    tables: BlockTables
-    in_flight: TokensInFlight
-    lora: PackedLoRA | None
-    block_size: int
-    device: torch.device
+from loramux.engine.running.forward.padded_step import PaddedPlan, PaddedStep, StepSize
+from loramux.engine.running.step_layout import StepLayout
 
 
 class CapturedStep:
     """One size of step, as a graph with adapters and one without."""
 
-    def __init__(self, size: StepSize, plan: CapturePlan, pool: object) -> None:
+    def __init__(self, size: StepSize, plan: PaddedPlan, pool: object) -> None:
         self.size = size
-        self._plan = plan
-        self._inputs = torch.zeros(size.num_integers, dtype=torch.int32, device=plan.device)
-        self._upload(_padded(lay_out([], plan.block_size), [], size))
+        self._step = PaddedStep(size, plan)
         self._graphs = {
-            with_lora: self._capture(pool, with_lora)
-            for with_lora in ([False, True] if plan.lora is not None else [False])
+            with_lora: self._capture(pool, with_lora) for with_lora in self._step.lora_choices
         }
 
     def replay(self, layout: StepLayout, logit_rows: list[int], *, with_lora: bool) -> Tensor:
         """Logits ``[len(logit_rows), vocab]``, valid until any graph is replayed again."""
-        self._plan.tables.fill(layout)
-        self._upload(_padded(layout, logit_rows, self.size))
+        self._step.fill(layout, logit_rows)
         graph, logits = self._graphs[with_lora]
         graph.replay()
         if not self.size.is_decode or len(logit_rows) == layout.num_rows:
             return logits[: len(logit_rows)]
         return logits.index_select(0, torch.tensor(logit_rows, device=logits.device))
 
-    def _upload(self, numbers: array[int]) -> None:
-        host = torch.frombuffer(numbers, dtype=torch.int32).pin_memory()
-        self._inputs.copy_(host, non_blocking=True)
-
     def _capture(self, pool: object, with_lora: bool) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        lora = self._plan.lora if with_lora else None
-        if lora is not None:
-            lora.fill([], is_decode=self.size.is_decode)
-        self._compute(lora)  # compiles what is missing, which a capture must not
+        lora = self._step.fill_lora(with_lora=with_lora)
+        self._step.compute(lora)  # compiles what is missing, which a capture must not
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):  # type: ignore[arg-type]
-            logits = self._compute(lora)
+            logits = self._step.compute(lora)
         return graph, logits
-
-    def _compute(self, lora: PackedLoRA | None) -> Tensor:
-        size, plan = self.size, self._plan
-        rows, sequences = size.rows, size.sequences
-        ids, positions, slots, lengths, starts, logit_rows = torch.split(
-            self._inputs, [rows, rows, rows, sequences, sequences + 1, sequences]
-        )
-        step = FusedStep(
-            input_ids=plan.in_flight.resolve(ids),
-            positions=positions,
-            slots=slots,
-            logit_rows=None if size.is_decode else logit_rows,
-            caches=plan.caches,
-            attend=self._attention(slots, lengths, starts),
-            lora=lora,
-        )
-        return plan.decoder(step)
-
-    def _attention(
-        self, slots: Tensor, lengths: Tensor, starts: Tensor
-    ) -> Callable[[Tensor, LayerCache, AttentionOptions], Tensor]:
-        from loramux_kernels.triton_attention import Metadata, triton_paged_attention
-
-        size, sequences = self.size, self.size.sequences
-        metadata = Metadata(
-            slots,
-            self._plan.tables.on_device[:sequences],
-            lengths,
-            starts,
-            self._plan.block_size,
-            num_decodes=sequences,
-            num_prefills=0 if size.is_decode else min(sequences, size.rows // 2),
-            num_prefill_rows=0 if size.is_decode else size.rows,
-        )
-
-        def attend(query: Tensor, cache: LayerCache, options: AttentionOptions) -> Tensor:
-            return triton_paged_attention(query, cache, metadata, options)
-
-        return attend
 
 
 class CapturedSteps:
     """All sizes, captured when the engine starts; they share one pool of memory."""
 
-    def __init__(self, sizes: Sequence[StepSize], plan: CapturePlan) -> None:
+    def __init__(self, sizes: Sequence[StepSize], plan: PaddedPlan) -> None:
         pool = torch.cuda.graph_pool_handle()
         # The largest first: the smaller ones then fit into what it has allocated.
         captured = [CapturedStep(size, plan, pool) for size in reversed(sizes)]
@@ -180,23 +63,3 @@ class CapturedSteps:
             if fits and len(logit_rows) <= size.sequences:
                 return step
         return None
-
-
-def _padded(layout: StepLayout, logit_rows: list[int], size: StepSize) -> array[int]:
-    """A step's integers, filled up with rows that store nothing and sequences that have none.
-
-    In a decode every sequence has one row, padding too; its length of 0 lets it attend to nothing.
-    """
-    rows = layout.rows
-    numbers = array("i")
-    for known, filler in ((layout.token_ids, 0), (layout.positions, 0), (layout.slots, -1)):
-        numbers += known
-        numbers += array("i", [filler]) * (size.rows - len(known))
-    spare = size.sequences - len(rows)
-    numbers += array("i", [one.length for one in rows])
-    numbers += array("i", [0]) * spare
-    counts = [one.stop - one.start for one in rows] + [int(size.is_decode)] * spare
-    numbers += array("i", accumulate(counts, initial=0))
-    numbers += array("i", logit_rows)
-    numbers += array("i", [0]) * (size.sequences - len(logit_rows))
-    return numbers

@@ -11,13 +11,15 @@ from torch import Tensor
 from loramux.engine.args import EngineArgs
 from loramux.engine.running.attention import AttentionBackend
 from loramux.engine.running.forward.base import adapters_of_rows, adapters_of_tokens
-from loramux.engine.running.forward.captured_step import (
+from loramux.engine.running.forward.captured_step import CapturedSteps
+from loramux.engine.running.forward.padded_step import (
     BlockTables,
-    CapturedSteps,
-    CapturePlan,
+    PaddedPlan,
+    PaddedStep,
     step_sizes,
 )
-from loramux.engine.running.step_layout import StepLayout
+from loramux.engine.running.largest_step import largest_step
+from loramux.engine.running.step_layout import StepLayout, lay_out
 from loramux.engine.running.tokens_in_flight import TokensInFlight
 from loramux.engine.sampling.transfer import to_device
 from loramux.engine.scheduling.scheduler import Chunk
@@ -54,8 +56,27 @@ class FusedForward:
     def capture(self, args: EngineArgs, max_model_len: int) -> None:
         """Capture steps of some sizes as CUDA graphs; other sizes go on kernel by kernel."""
         started = time.perf_counter()
+        sizes = step_sizes(args.max_num_seqs, args.max_num_batched_tokens)
+        self._graphs = CapturedSteps(sizes, self._padded_plan(args, max_model_len))
+        seconds = time.perf_counter() - started
+        log.info("captured %d sizes of step as CUDA graphs in %.1f s", len(sizes), seconds)
+
+    def rehearse(self, args: EngineArgs, max_model_len: int) -> None:
+        """Take a step of each size that is captured and the largest of all; no result is used."""
+        plan = self._padded_plan(args, max_model_len)
+        for size in step_sizes(args.max_num_seqs, args.max_num_batched_tokens):
+            step = PaddedStep(size, plan)
+            for with_lora in step.lora_choices:
+                step.compute(step.fill_lora(with_lora=with_lora))
+        layout = lay_out(largest_step(args, max_model_len), args.block_size)
+        self._launch(layout, layout.logit_rows, None)
+        if self._lora is not None:
+            self._lora.fill([], is_decode=False)
+            self._launch(layout, layout.logit_rows, self._lora)
+
+    def _padded_plan(self, args: EngineArgs, max_model_len: int) -> PaddedPlan:
         max_blocks = -(-max_model_len // args.block_size)
-        plan = CapturePlan(
+        return PaddedPlan(
             decoder=self._decoder,
             caches=self._caches,
             tables=BlockTables(args.max_num_seqs, max_blocks, self._device),
@@ -64,10 +85,6 @@ class FusedForward:
             block_size=args.block_size,
             device=self._device,
         )
-        sizes = step_sizes(args.max_num_seqs, args.max_num_batched_tokens)
-        self._graphs = CapturedSteps(sizes, plan)
-        seconds = time.perf_counter() - started
-        log.info("captured %d sizes of step as CUDA graphs in %.1f s", len(sizes), seconds)
 
     def arrange(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
         return chunks
@@ -100,7 +117,8 @@ class FusedForward:
         slots = to_device(layout.slots, self._attention.slot_dtype, self._device)
         step = FusedStep(
             input_ids=token_ids,
-            positions=to_device(layout.positions, torch.int64, self._device),
+            # As in captured steps, whose kernels are the same then.
+            positions=to_device(layout.positions, torch.int32, self._device),
             slots=slots,
             logit_rows=to_device(logit_rows, torch.int64, self._device),
             caches=self._caches,

@@ -1,0 +1,91 @@
+"""Has the engine's kernels compiled all at once, in a process that gets ready while it starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+
+from loramux.logger import get_logger
+from loramux.lora.read_process.child_process import child_environment
+
+if TYPE_CHECKING:
+    from loramux_kernels.ahead.rehearsal import Specialization
+
+log = get_logger(__name__)
+
+PROCESS = "loramux_kernels.ahead.compiler"
+MAX_SECONDS = 120.0
+ONE_BY_ONE = "kernels are compiled one by one, since compiling them at once failed: %s"
+
+
+def start_compiler(device: torch.device, on_failure: ExitStack) -> KernelCompiler | None:
+    """The compiler for a GPU, None where there are no kernels; ended if the engine's start fails.
+
+    It saves time and nothing else: what goes wrong with it is logged.
+    """
+    if device.type != "cuda" or find_spec("triton") is None:
+        return None
+    try:
+        compiler = KernelCompiler()
+    except OSError as error:
+        log.warning(ONE_BY_ONE, error)
+        return None
+    on_failure.callback(compiler.close)
+    return compiler
+
+
+class KernelCompiler:
+    """The process, which importing PyTorch takes seconds; nothing waits for it meanwhile.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", PROCESS],
+            env=child_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+
+    def prepare(self, rehearse: Callable[[], Collection[Specialization]]) -> None:
+        """Bring what ``rehearse`` tells into Triton's cache, and end the process."""
+        started = time.perf_counter()
+        try:
+            specializations = rehearse()
+            if specializations:
+                self._compile(specializations)
+                seconds = time.perf_counter() - started
+                log.info("%d kernels compiled or found in %.1f s", len(specializations), seconds)
+        except Exception as error:
+            log.warning(ONE_BY_ONE, error)
+        finally:
+            self.close()
+
+    def _compile(self, specializations: Collection[Specialization]) -> None:
+        from loramux_kernels.ahead.compiler import order_of
+
+        _, errors = self._process.communicate(order_of(specializations), timeout=MAX_SECONDS)
+        if self._process.returncode != 0:
+            last_line = (errors.strip().splitlines() or ["no reason given"])[-1]
+            raise RuntimeError(f"status {self._process.returncode}, {last_line}")
+
+    def close(self) -> None:
+        """End the process and what it has started, should it still run."""
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()

@@ -1,0 +1,27 @@
+"""A step as large as any will be; its results mean nothing."""
+
+from __future__ import annotations
+
+from loramux.engine.args import EngineArgs
+from loramux.engine.scheduling.scheduler import Chunk
+from loramux.engine.scheduling.sequence import Sequence
+from loramux.sampling_params import SamplingParams
+
+
+def largest_step(args: EngineArgs, max_model_len: int) -> list[Chunk]:
+    """One long prompt and as many single tokens as sequences may run, all over block 0."""
+    num_short = args.max_num_seqs - 1
+    longest = min(max_model_len, args.max_num_batched_tokens - num_short)
+    lengths = [longest] + [1] * num_short
+    return [_imaginary_chunk(length, args.block_size) for length in lengths]
+
+
+def _imaginary_chunk(num_tokens: int, block_size: int) -> Chunk:
+    sequence = Sequence(
+        sequence_id="largest step",
+        prompt_token_ids=[0] * num_tokens,
+        params=SamplingParams(),
+        max_tokens=1,
+        block_ids=[0] * -(-num_tokens // block_size),
+    )
+    return Chunk.of(sequence, num_tokens)
