@@ -10,15 +10,18 @@ from typing import Any, TypeVar, cast
 from tqdm import tqdm
 
 from loramux.engine.args import EngineArgs
-from loramux.engine.front.pooling_outputs import PooledOutput
 from loramux.engine.front.prompts import Prompt
-from loramux.engine.front.request_factory import Params
 from loramux.engine.llm_engine import LLMEngine
 from loramux.errors import InvalidRequestError
 from loramux.lora.request import LoRARequest
 from loramux.models.loader import choose_device
-from loramux.outputs import EmbeddingOutput, EmbeddingRequestOutput, RequestOutput
-from loramux.pooling_params import PoolingParams
+from loramux.outputs import (
+    EmbeddingOutput,
+    EmbeddingRequestOutput,
+    PooledOutput,
+    RequestOutput,
+)
+from loramux.pooling_params import Params, PoolingParams
 from loramux.sampling_params import RequestOutputKind, SamplingParams
 
 OFFLINE_TOKENS = 8192

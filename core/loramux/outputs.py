@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from loramux.lora.request import LoRARequest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(slots=True)
@@ -78,6 +83,17 @@ class RequestOutput:
     num_cached_tokens: int = 0
     error: Exception | None = None
     first_scheduled_time: float = 0.0
+
+
+@dataclass(slots=True)
+class PooledOutput(RequestOutput):
+    """A request that has ended with an embedding, and one completion without text.
+
+    So it travels the way of all requests. ``embedding`` is ``[dimensions]`` float32, None where
+    the request failed or was aborted.
+    """
+
+    embedding: NDArray[np.float32] | None = None
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from loramux import field_checks as check
 from loramux.errors import InvalidRequestError
+from loramux.sampling_params import SamplingParams
 
 
 class PoolingType(StrEnum):
@@ -107,6 +108,21 @@ class PoolingParams:
             check.integer("dimensions", self.dimensions, 1)
         if self.normalize is not None:
             check.boolean("normalize", self.normalize)
+
+
+Params = SamplingParams | PoolingParams
+"""Of a request, by what its engine is for."""
+
+GENERATES = (
+    "The model does not support the Embeddings API: it generates text; ask a server that runs an "
+    "embedding model (loramux serve MODEL --runner pooling, in Python LLM(..., runner='pooling'))."
+)
+"""What is said to who wants an embedding of an engine that generates."""
+
+POOLS = (
+    "The model does not generate text: it makes embeddings; ask /v1/embeddings (in Python "
+    "LLM.embed), or a server that was started with --runner generate."
+)
 
 
 def _pooling_type(value: Any) -> PoolingType:

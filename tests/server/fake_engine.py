@@ -44,6 +44,7 @@ class FakeEngine:
         self.args = EngineArgs(model=MODEL, served_model_name=["base", "tiny"], enable_lora=True)
         self.max_model_len = MAX_MODEL_LEN
         self.tokenizer: Any = byte_tokenizer()
+        self.pooling = None
         self.running: set[str] = set()
         self.served: list[str] = []
         self.params: list[SamplingParams] = []

@@ -12,7 +12,6 @@ from typing import Any
 from loramux.engine.args import EngineArgs
 from loramux.engine.assembly import EngineParts, assemble
 from loramux.engine.front.prompts import Prompt
-from loramux.engine.front.request_factory import Params
 from loramux.engine.llm_engine import LLMEngine, PreparedRequest, unstarted_output
 from loramux.engine.mailbox import Mailbox, deliver
 from loramux.engine.residency import Residency
@@ -23,6 +22,7 @@ from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo
 from loramux.lora.request import LoRARequest
 from loramux.outputs import RequestOutput
+from loramux.pooling_params import Params
 from loramux.sampling_params import SamplingParams
 
 log = get_logger(__name__)

@@ -16,7 +16,6 @@ from loramux.engine.front.output_processor import (
 )
 from loramux.engine.front.pooling_outputs import PoolingOutputs
 from loramux.engine.front.prompts import Prompt, TokenizedPrompt
-from loramux.engine.front.request_factory import Params
 from loramux.engine.messages import CoreOutput
 from loramux.engine.stats import EngineStats, read_stats
 from loramux.engine.structured.matcher import Grammar
@@ -24,6 +23,7 @@ from loramux.errors import InvalidRequestError
 from loramux.lora.adapter import Adapter
 from loramux.lora.request import LoRARequest
 from loramux.outputs import CompletionOutput, RequestOutput
+from loramux.pooling_params import Params
 from loramux.sampling_params import SamplingParams
 
 IDLE_WAIT = 0.05

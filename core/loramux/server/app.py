@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from fastapi import Depends
 from starlette.exceptions import HTTPException
 
 from loramux import __version__
 from loramux.errors import LoramuxError
-from loramux.server import embeddings, health, tokenization
+from loramux.server import health, tokenization
 from loramux.server.access.rules import OPEN_PATHS
 from loramux.server.adapters import models, placement
 from loramux.server.adapters import routes as adapters
@@ -17,6 +18,7 @@ from loramux.server.completions import plain_generate
 from loramux.server.completions import routes as completions
 from loramux.server.dashboard import routes as dashboard
 from loramux.server.dashboard.page import PageMiddleware
+from loramux.server.embeddings import routes as embeddings
 from loramux.server.generation.admission import AdmissionMiddleware
 from loramux.server.http.authentication import AuthenticationMiddleware
 from loramux.server.http.body_limit import BodyLimitMiddleware
@@ -30,19 +32,17 @@ from loramux.server.http.header_limit import HeaderLimitMiddleware
 from loramux.server.http.request_id import RequestIdMiddleware
 from loramux.server.metrics import routes as metrics
 from loramux.server.metrics.middleware import ObservationMiddleware
-from loramux.server.state import ServerState
+from loramux.server.state import ServerState, require_generation
 
 ROUTERS = [
     health.router,
     models.router,
-    completions.router,
-    chat.router,
-    plain_generate.router,
     tokenization.router,
     embeddings.router,
     adapters.router,
     metrics.router,
 ]
+GENERATING_ROUTERS = [completions.router, chat.router, plain_generate.router]
 
 
 def build_app(server: ServerState) -> Application:
@@ -51,6 +51,8 @@ def build_app(server: ServerState) -> Application:
     app.state.server = server
     for router in ROUTERS:
         app.include_router(router)
+    for router in GENERATING_ROUTERS:
+        app.include_router(router, dependencies=[Depends(require_generation)])
     if server.allow_runtime_updates or not server.keyring.is_open:
         app.include_router(placement.router)  # first, or its paths would be names to the others
     if server.allow_runtime_updates:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from loramux.engine.args import EngineArgs
 from loramux.engine.stats import EngineStats
 from loramux.lora.request import LoRARequest
 from loramux.outputs import RequestOutput
-from loramux.sampling_params import SamplingParams
+from loramux.pooling_params import Params
+
+if TYPE_CHECKING:
+    from loramux.engine.pooling.plan import PoolingPlan
 
 
 class AdapterInfo(Protocol):
@@ -40,6 +43,7 @@ class Engine(Protocol):
 
     ``generate`` raises what is wrong with a request at its first step, and frees the request when
     it is closed or cancelled. ``load_lora`` returns once the adapter is read and checked.
+    ``pooling`` says how it makes embeddings, None of one that generates text.
     ``adapter_stages`` tells when ``fetch``, ``read`` and ``place`` began and ended.
     """
 
@@ -49,11 +53,13 @@ class Engine(Protocol):
     def max_model_len(self) -> int: ...
     @property
     def tokenizer(self) -> Any | None: ...
+    @property
+    def pooling(self) -> PoolingPlan | None: ...
 
     def generate(
         self,
         prompt: Any,
-        sampling_params: SamplingParams,
+        sampling_params: Params,
         request_id: str,
         lora_request: LoRARequest | None = None,
     ) -> AsyncGenerator[RequestOutput, None]: ...

@@ -17,6 +17,7 @@ from loramux.lora.adapter import AdapterInfo, Tier
 from loramux.lora.checkpoint.summary import summarise_checkpoint
 from loramux.lora.request import LoRARequest
 from loramux.outputs import CompletionOutput, RequestOutput
+from loramux.pooling_params import Params
 from loramux.sampling_params import RequestOutputKind, SamplingParams
 from loramux.testing.asking import bring
 from loramux.testing.byte_tokenizer import byte_tokenizer
@@ -39,6 +40,7 @@ class FakeEngine:
         self.args = EngineArgs(model=model, enable_lora=True)
         self.max_model_len = 256
         self.tokenizer: PreTrainedTokenizerFast = byte_tokenizer()
+        self.pooling = None
         self.loads: list[LoRARequest] = []
         """Every adapter it was asked to load, in order."""
         self._infos: dict[LoRARequest, AdapterInfo] = {}
@@ -47,11 +49,12 @@ class FakeEngine:
     async def generate(
         self,
         prompt: Any,
-        sampling_params: SamplingParams,
+        sampling_params: Params,
         request_id: str,
         lora_request: LoRARequest | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """See ``AsyncLLMEngine.generate``; ``prompt`` holds ``prompt_token_ids``."""
+        assert isinstance(sampling_params, SamplingParams), "it makes no embeddings"
         if lora_request is not None and lora_request not in self._infos:
             await self.load_lora(lora_request)
         prompt_ids: list[int] = prompt["prompt_token_ids"]

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from loramux.engine.front.output_processor import FrontRequest, ProcessedOutputs
 from loramux.engine.messages import CoreOutput, Embedding
 from loramux.engine.pooling.plan import PoolingPlan
-from loramux.outputs import CompletionOutput, RequestOutput
+from loramux.outputs import CompletionOutput, PooledOutput
 from loramux.pooling_params import PoolingParams
 
 SMALLEST_NORM = 1e-12
 """Shorter embeddings are divided by this, as torch's ``normalize`` does."""
-
-
-@dataclass(slots=True)
-class PooledOutput(RequestOutput):
-    """A request that has ended with an embedding, and one completion without text.
-
-    So it travels the way of all requests. ``embedding`` is ``[dimensions]`` float32, None where
-    the request failed or was aborted.
-    """
-
-    embedding: Embedding | None = None
 
 
 class PoolingOutputs:

@@ -15,19 +15,9 @@ from loramux.engine.structured.compiler import GrammarCompiler
 from loramux.engine.structured.matcher import Grammar
 from loramux.errors import InvalidRequestError
 from loramux.lora.adapter import Adapter
-from loramux.pooling_params import PoolingParams
+from loramux.pooling_params import GENERATES, POOLS, Params, PoolingParams
 from loramux.sampling_params import SamplingParams
 
-Params = SamplingParams | PoolingParams
-
-GENERATES = (
-    "The model does not support the Embeddings API: it generates text; ask a server that runs an "
-    "embedding model (loramux serve MODEL --runner pooling, in Python LLM(..., runner='pooling'))."
-)
-POOLS = (
-    "The model does not generate text: it makes embeddings; ask /v1/embeddings (in Python "
-    "LLM.embed), or a server that was started with --runner generate."
-)
 NO_SAMPLING = SamplingParams(max_tokens=1)
 
 DEFAULT_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")

@@ -10,7 +10,7 @@ from loramux.lora.resolve.failure_log import ResolverFailures
 from loramux.lora.resolve.search import Resolution, ResolverChain
 from loramux.lora.resolver import ResolveContext
 from loramux.outputs import RequestOutput
-from loramux.sampling_params import SamplingParams
+from loramux.pooling_params import Params
 from loramux.server.dashboard.activity import BASE, Activity
 from loramux.server.engine_protocol import AdapterInfo, Engine
 
@@ -37,7 +37,7 @@ class WatchedEngine:
     async def generate(
         self,
         prompt: Any,
-        sampling_params: SamplingParams,
+        sampling_params: Params,
         request_id: str,
         lora_request: LoRARequest | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:

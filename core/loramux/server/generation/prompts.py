@@ -106,8 +106,11 @@ def encode(
     return token_ids
 
 
-def parse_prompts(prompt: Any) -> list[str | list[int]]:
+def parse_prompts(prompt: Any, field: str = "prompt") -> list[str | list[int]]:
     """The four forms of OpenAI's ``prompt`` as a list of texts and token id lists.
+
+    Args:
+        field: name of the request's field.
 
     Raises:
         InvalidRequestError: it is none of them, or there are too many.
@@ -117,15 +120,15 @@ def parse_prompts(prompt: Any) -> list[str | list[int]]:
     items = prompt if isinstance(prompt, list) else []
     if not items or not all(isinstance(item, str) or _is_token_ids(item) for item in items):
         raise InvalidRequestError(
-            "prompt must be a string, a list of strings, a list of token ids or a list of lists "
+            f"{field} must be a string, a list of strings, a list of token ids or a list of lists "
             "of token ids, and must not be empty.",
-            "prompt",
+            field,
         )
     if len(items) > MAX_PROMPTS:
         raise InvalidRequestError(
-            f"prompt holds {len(items)} prompts, and one request may carry {MAX_PROMPTS}; "
+            f"{field} holds {len(items)} prompts, and one request may carry {MAX_PROMPTS}; "
             "send several requests.",
-            "prompt",
+            field,
         )
     return items
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loramux.outputs import RequestOutput
-from loramux.sampling_params import SamplingParams
+from loramux.pooling_params import Params
 from loramux.server.adapters.model_choice import ModelChoice
 from loramux.server.engine_protocol import Engine
 from loramux.server.generation.outputs_stream import OutputStream, merge, single
@@ -16,12 +16,12 @@ from loramux.server.generation.prompts import Prompt
 
 @dataclass(frozen=True)
 class Generation:
-    """A request ready for the engine: a model, and prompts with their sampling parameters."""
+    """A request ready for the engine: a model, and prompts with their parameters."""
 
     request_id: str
     model: ModelChoice
     prompts: Sequence[Prompt]
-    params: Sequence[SamplingParams]
+    params: Sequence[Params]
 
     def outputs(self, engine: Engine) -> OutputStream:
         """Start all prompts; closing the stream frees them."""

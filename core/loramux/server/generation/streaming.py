@@ -49,12 +49,20 @@ async def answer_whole(
         LoramuxError: the request cannot be served.
         ClientDisconnect: nobody waits for the answer any more.
     """
+    outputs = await collect(request, server, generation)
+    headers = generation.model.headers_for(outputs[0].adapter_digest)
+    return JSONResponse(answer.whole(outputs), headers=headers)
+
+
+async def collect(
+    request: Request, server: ServerState, generation: Generation
+) -> list[RequestOutput]:
+    """The final output of each prompt, counted; raises what :func:`answer_whole` does."""
     watch = server.metrics.begin(record_of(request), generation, is_streamed=False)
     outputs = await while_connected(request, generation.collect(server.engine))
     for index, output in enumerate(outputs):
         watch.saw(PromptOutput(index, output))
-    headers = generation.model.headers_for(outputs[0].adapter_digest)
-    return JSONResponse(answer.whole(outputs), headers=headers)
+    return outputs
 
 
 async def answer_streaming(

@@ -28,9 +28,7 @@ UNSUPPORTED: NeutralValues = {
     "repetition_detection": (),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
-    "service_tier": ("auto", "default"),
     "spaces_between_special_tokens": (True,),
-    "store": (False,),
     "thinking_token_budget": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
@@ -61,6 +59,16 @@ UNSUPPORTED_IN_CHAT: NeutralValues = {
     "web_search_options": (),
 }
 
+UNSUPPORTED_IN_EMBEDDINGS: NeutralValues = {
+    "chat_template": (),
+    "embed_dtype": ("float32",),
+    "endianness": ("little", "native"),
+    "messages": (),
+    "mm_processor_kwargs": ({},),
+    "priority": (0,),
+    "use_activation": (),
+}
+
 IGNORED = frozenset(
     {
         "guided_decoding_backend",
@@ -72,6 +80,8 @@ IGNORED = frozenset(
         "prompt_cache_retention",
         "request_id",
         "safety_identifier",
+        "service_tier",
+        "store",
         "user",
     }
 )

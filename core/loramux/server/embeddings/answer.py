@@ -1,0 +1,65 @@
+"""The answer of ``/v1/embeddings``."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from loramux.outputs import PooledOutput, RequestOutput
+
+
+class EmbeddingUsage(BaseModel):
+    """Tokens of all inputs."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(BaseModel):
+    """The embedding of one input; in base64, its float32 numbers, the least byte first."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingList(BaseModel):
+    """The embeddings of all inputs, in their order."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingUsage
+
+
+def answer_json(
+    head: Mapping[str, Any], outputs: Sequence[RequestOutput], encoding_format: str
+) -> bytes:
+    """The body of the answer, an ``EmbeddingList``.
+
+    Args:
+        head: its ``id``, ``created`` and ``model``.
+    """
+    tokens = sum(len(output.prompt_token_ids) for output in outputs)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _encoded(output, encoding_format)}
+        for index, output in enumerate(outputs)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    answer = {**head, "object": "list", "data": data, "usage": usage}
+    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _encoded(output: RequestOutput, encoding_format: str) -> list[float] | str:
+    assert isinstance(output, PooledOutput), "the engine makes embeddings"
+    assert output.embedding is not None, "a request that fails raises its error"
+    if encoding_format == "base64":
+        return base64.b64encode(output.embedding.astype("<f4").tobytes()).decode()
+    numbers: list[float] = output.embedding.tolist()
+    return numbers
