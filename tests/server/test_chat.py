@@ -89,6 +89,22 @@ def test_parts_of_text_become_one_text(server: RunningServer) -> None:
     assert prompt_tokens(server, [{"role": "user", "content": parts}]) == len(RENDERED) + 1
 
 
+def test_developers_speak_as_the_system_where_templates_know_none(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = [{"role": "developer", "content": "hello"}]
+    assert prompt_tokens(server, messages) == len("<system>hello<assistant>")
+    template = f"{server.tokenizer.chat_template}{{# developer #}}"
+    monkeypatch.setattr(server.tokenizer, "chat_template", template)
+    assert prompt_tokens(server, messages) == len("<developer>hello<assistant>")
+
+
+def test_a_number_with_a_point_may_be_whole(server: RunningServer) -> None:
+    whole = {"extra_body": {"max_tokens": 2.0, "n": 1.0, "seed": None}}
+    answer = server.openai().chat.completions.create(model="base", messages=HELLO, **whole)
+    assert answer.usage.completion_tokens == 2
+
+
 def test_how_the_prompt_ends(server: RunningServer) -> None:
     final = [*HELLO, {"role": "assistant", "content": "Well,"}]
     closed = {"extra_body": {"add_generation_prompt": False}}
@@ -113,6 +129,12 @@ def test_variables_reach_the_template(server: RunningServer) -> None:
         ({"messages": [{"role": "forbidden", "content": "x"}]}, "no such role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "'image_url'"),
         ({"messages": [{"role": "user", "content": 3}]}, "'int'"),
+        ({"messages": [{"role": "user", "content": {"type": "text"}}]}, "'dict'"),
+        ({"messages": [{"role": "user"}]}, "messages[0] has no content"),
+        ({"messages": [{"role": "user", "content": "x", "name": 1}]}, "no string"),
+        ({"n": "1"}, "valid integer"),
+        ({"logprobs": 1}, "valid boolean"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
         ({"top_logprobs": 2}, "top_logprobs"),
     ],
 )

@@ -127,7 +127,6 @@ def test_what_is_said_of_a_chat_is_one_sentence(
         {"functions": [{}]},
         {"modalities": ["audio"]},
         {"reasoning_effort": "high"},
-        {"store": True},
         {"chat_template": "{{ messages }}"},
     ],
 )
@@ -195,9 +194,9 @@ def test_calls_that_are_none(server: RunningServer, message: dict[str, Any], say
 
 def test_fields_that_change_nothing_are_let_through(server: RunningServer) -> None:
     neutral = {
-        "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "store": False,
+        "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "store": True,
         "parallel_tool_calls": True, "user": "me", "metadata": {"a": "b"}, "unheard_of": 1,
-        "modalities": ["text"], "service_tier": "auto", "priority": 0, "max_tokens": 2,
+        "modalities": ["text"], "service_tier": "flex", "priority": 0, "max_tokens": 2,
     }  # fmt: skip
     body = {"messages": [{"role": "user", "content": "x"}], **neutral}
     assert post(server, body, "/v1/chat/completions").status_code == 200
@@ -351,6 +350,7 @@ def test_one_failing_prompt_of_several_frees_the_others(server: RunningServer) -
         ("GET", "/nowhere", 404, "There is no GET /nowhere"),
         ("GET", "/v1/completions", 405, "use POST"),
         ("DELETE", "/v1/models", 405, "use GET"),
+        ("GET", "/v1/adapters/a/pin", 405, "use DELETE, POST"),
         ("GET", "/v1/models/nobody", 404, "The model `nobody` does not exist."),
     ],
 )

@@ -32,7 +32,7 @@ class TextLimit:
         """
         if len(text) > self.max_chars:
             raise InvalidRequestError(
-                f"The prompt has {len(text)} characters, far more than the {self.max_model_len} "
-                "tokens of this model can hold; shorten the prompt.",
+                f"This model's maximum context length is {self.max_model_len} tokens, and the "
+                f"prompt has {len(text)} characters, far more than they hold; shorten the prompt.",
                 "prompt",
             )

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 PACKAGE = "llguidance"
 
+WHITESPACE = r" |\n {0,20}|\n\t{0,8}"
+"""Between the parts of JSON: what people write, on one line or indented. Models that may write any
+whitespace sometimes write nothing else until their tokens are used up."""
+
+
 LIMITS: dict[str, Any] = {
     "max_grammar_size": 100_000,
     "max_lexer_states": 50_000,
@@ -97,10 +102,10 @@ def _grammar(wanted: StructuredOutputsParams) -> str:
 
 
 def _json_options(wanted: StructuredOutputsParams) -> Any:
-    options: dict[str, Any] = {"whitespace_flexible": not wanted.disable_any_whitespace}
-    if wanted.whitespace_pattern is not None:
-        options["whitespace_pattern"] = wanted.whitespace_pattern
-    return options
+    pattern = WHITESPACE if wanted.whitespace_pattern is None else wanted.whitespace_pattern
+    if wanted.disable_any_whitespace:
+        return {"whitespace_flexible": False}
+    return {"whitespace_flexible": True, "whitespace_pattern": pattern}
 
 
 def _refused(reason: str) -> InvalidRequestError:

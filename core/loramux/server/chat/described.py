@@ -31,6 +31,7 @@ class ChatLogprobs(BaseModel):
     """Log probabilities of the answer's tokens."""
 
     content: list[ChatToken]
+    refusal: None
 
 
 class CalledFunction(BaseModel):

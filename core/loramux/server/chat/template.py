@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from loramux.engine.front.text_limit import TextLimit
 from loramux.errors import InvalidRequestError
-from loramux.server.chat.tools.messages import plain_tool_calls
+from loramux.server.chat.messages import plain_messages
 from loramux.server.chat.tools.request import ToolFields
 from loramux.server.generation.prompts import encode
 
@@ -93,7 +93,9 @@ def render_chat(
             so long that they cannot fit the model.
     """
     _check_template(tokenizer, fields, chat_template)
-    messages = [_plain_message(number, message) for number, message in enumerate(fields.messages)]
+    messages = plain_messages(fields.messages)
+    if "developer" not in str(chat_template or tokenizer.chat_template):
+        messages = [_from_system(message) for message in messages]
     try:
         text = tokenizer.apply_chat_template(
             messages,
@@ -128,28 +130,6 @@ def _check_template(tokenizer: Any, fields: ChatFields, chat_template: str | Non
         )
 
 
-def _plain_message(number: int, message: dict[str, Any]) -> dict[str, Any]:
-    """The message with its content as one string, which is what templates expect."""
-    where = f"messages[{number}]"
-    if not isinstance(message.get("role"), str):
-        raise InvalidRequestError(f"{where} has no role; give it one.", where)
-    for name in ("function_call", "audio"):
-        if message.get(name):
-            raise InvalidRequestError(f"{where} has {name!r}, which is not supported.", where)
-    given = {key: value for key, value in message.items() if value is not None}
-    if "tool_calls" in given:
-        given["tool_calls"] = plain_tool_calls(where, given["tool_calls"])
-    return {**given, "content": _text(where, message.get("content"))}
-
-
-def _text(where: str, content: Any) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    parts = content if isinstance(content, list) else [content]
-    for part in parts:
-        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise InvalidRequestError(
-                f"{where} has content of type {kind!r}; only text is supported.", where
-            )
-    return "\n".join(part["text"] for part in parts)
+def _from_system(message: dict[str, Any]) -> dict[str, Any]:
+    """A template that knows no developers has their words from the system, as OpenAI once did."""
+    return {**message, "role": "system"} if message["role"] == "developer" else message

@@ -59,7 +59,7 @@ def chat_logprobs(
         {**_entry(token_id, step[token_id]), "top_logprobs": _top(step, top)}
         for token_id, step in zip(token_ids, steps, strict=True)
     ]
-    return {"content": content}
+    return {"content": content, "refusal": None}
 
 
 def prompt_logprobs(
