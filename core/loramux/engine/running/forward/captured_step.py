@@ -33,7 +33,8 @@ class CapturedStep:
         graph.replay()
         if not self.size.is_decode or len(logit_rows) == layout.num_rows:
             return logits[: len(logit_rows)]
-        return logits.index_select(0, torch.tensor(logit_rows, device=logits.device))
+        rows = torch.tensor(logit_rows, dtype=torch.int64, device=logits.device)
+        return logits.index_select(0, rows)
 
     def _capture(self, pool: object, with_lora: bool) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         lora = self._step.fill_lora(with_lora=with_lora)
