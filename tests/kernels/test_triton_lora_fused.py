@@ -32,7 +32,7 @@ PATHS = {
         ("prefill", PREFILL_TILES, TiledNormalization(16, programs_per_sm=3, max_registers=128)),
     )
 }
-RANKS = [1, 3, 8, 16, 17, 33, 64, 255, 256]
+RANKS = [1, 3, 8, 16, 17, 33, 64]
 SEGMENTS = [(2, [6, 1]), (0, [2, 3]), (1, [5]), (3, [8])]
 """Of 10 rows: 0, 4, 7 and 9 have no adapter, and that of 8 is empty."""
 TWO_ROWS_EACH = [(slot, [2 * slot + 1, 2 * slot + 2]) for slot in range(len(RANKS))]
@@ -83,9 +83,16 @@ def test_other_activations(interpreter, kind):
     interpreter.submit(activate, [20, 20], [[4, 2]], [(0, [1])], 3, "decode", kind).result()
 
 
-def test_activation_of_every_rank(interpreter):
+@pytest.mark.parametrize("path", PATHS)
+def test_activation_of_every_rank(interpreter, path):
     ranks = [[rank, rank] for rank in RANKS]
-    interpreter.submit(activate, [8, 8], ranks, TWO_ROWS_EACH, 22, "prefill").result()
+    interpreter.submit(activate, [8, 8], ranks, TWO_ROWS_EACH, 22, path).result()
+
+
+def test_ranks_that_take_several_products(interpreter):
+    """In decodes; updates of prompts are then added by a kernel of their own."""
+    segments = [(0, [1]), (1, [3, 4])]
+    interpreter.submit(activate, [8, 8], [[255, 70], [9, 65]], segments, 6, "decode").result()
 
 
 def test_gates_and_the_rest_as_one_slice(interpreter):

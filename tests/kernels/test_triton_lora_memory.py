@@ -226,7 +226,7 @@ def test_splits_cover_every_feature_once(in_features, features, max_splits, step
         DECODE.shrink,
         features=features, max_splits=max_splits, split_features=steps_per_split * features,
     )  # fmt: skip
-    width, splits = shape.split(in_features)
+    width, splits = shape.split(in_features, 1)
     assert width % features == 0
     assert 1 <= splits <= max_splits
     assert (splits - 1) * width < in_features <= splits * width

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loramux_kernels.blocks import Activation, RMSNorm, Rotation, add_rms_norm_, gated_activation
 from loramux_kernels.triton_lora.apply import apply_lora_, check_product
-from loramux_kernels.triton_lora.prefill import add_dense_, is_dense
+from loramux_kernels.triton_lora.prefill import is_dense
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.tiles import PairedNormalization
 from loramux_kernels.triton_lora.work_list import LoRAWork
@@ -28,10 +28,10 @@ def activate_with_lora(
         ValueError: x or gate_up has another dtype than the arena or another width than the
             projection.
     """
-    check_product(gate_up, x, projection, work)
-    if work.single is not None and is_dense(work.single, work.table):
-        add_dense_(gate_up, x, projection, work.table, work.single)
+    if not _is_fused(work):
+        apply_lora_(gate_up, x, projection, work)
         return gated_activation(gate_up, kind)
+    check_product(gate_up, x, projection, work)
     from loramux_kernels.triton_lora.fused.activation import activate_updated
     from loramux_kernels.triton_lora.shrink import shrink
 
@@ -58,8 +58,7 @@ def add_rms_norm_with_lora_(
     Raises:
         ValueError: x or y has another dtype than the arena or another width than the projection.
     """
-    is_dense_step = work.single is not None and is_dense(work.single, work.table)
-    if is_dense_step or not _has_norm(work):
+    if not (_is_fused(work) and _has_norm(work)):
         apply_lora_(y, x, projection, work)
         return add_rms_norm_(y, residual, norm)
     check_product(y, x, projection, work)
@@ -68,6 +67,16 @@ def add_rms_norm_with_lora_(
 
     shrink(x, projection, work)
     return add_rms_norm_updated_(y, residual, projection, work, norm)
+
+
+def _is_fused(work: LoRAWork) -> bool:
+    """Whether the tiles have blocks for the largest rank that the work list can name.
+
+    A step that one adapter owns, and that plain products compute, has no rank vectors for them.
+    """
+    max_rank = work.shape.fused.max_rank
+    has_blocks = max_rank is None or work.max_rank <= max_rank
+    return has_blocks and not is_dense(work.single, work.table)
 
 
 def _has_norm(work: LoRAWork) -> bool:
@@ -94,10 +103,10 @@ def rotate_and_store_with_lora_(
     Raises:
         ValueError: x or qkv has another dtype than the arena or another width than the projection.
     """
-    check_product(qkv, x, projection, work)
-    if work.single is not None and is_dense(work.single, work.table):
-        add_dense_(qkv, x, projection, work.table, work.single)
+    if not _is_fused(work):
+        apply_lora_(qkv, x, projection, work)
         return rotation(qkv)
+    check_product(qkv, x, projection, work)
     from loramux_kernels.triton_lora.fused.rotation import rotate_and_store_updated_
     from loramux_kernels.triton_lora.shrink import shrink
 

@@ -34,7 +34,7 @@ def expand_(y: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
     """
     table, shape = work.table, work.shape.expand
     blocks = projection.blocks(shape.columns)
-    _, num_splits = work.shape.shrink.split(projection.in_features)
+    _, num_splits = work.shape.shrink.split(projection.in_features, len(y))
     programs = shape.programs_per_sm * num_multiprocessors(y.device)
     overlap = overlapping(y.device) if work.shape.overlap else {"OVERLAP": False}
     _expand[(programs,)](
@@ -84,7 +84,7 @@ def _expand(  # noqa: PLR0917
             if OVERLAP:
                 tl.extra.cuda.gdc_wait()
             base = tl.load(target, mask=mask, other=0.0)
-            hidden = partials + place * (num_slices * rank_stride) + slice * rank_stride
+            hidden = partials + index * (num_slices * rank_stride) + slice * rank_stride
             update = lora_update(
                 hidden, exists, b, column < width, width, rank, scaling, num_splits, split_stride,
                 ROWS, COLUMNS, RANK, SPLITS, STAGES,

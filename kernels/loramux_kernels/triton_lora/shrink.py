@@ -2,7 +2,8 @@
 
 The input features are cut into splits, so that a few rows keep the whole GPU reading. Splits
 write to places of their own, in float32: no sum depends on which program ends first, and nothing
-has to be zeroed before. How a row is cut depends on the layer alone, never on its neighbours.
+has to be zeroed before. How a row is cut depends on the layer and on how many rows a step has,
+never on which adapters its neighbours run on.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from loramux_kernels.overlap import overlapping
 from loramux_kernels.triton_lora.arena import GRANULE
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.sharing import own_share
+from loramux_kernels.triton_lora.tiles import ShrinkTiles
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
+SHARED_BYTES = 220 << 10
+"""Of a Hopper multiprocessor's 228 KB, of which each program needs some for itself."""
 UNSPECIALIZED = ("counts", "rows", "tiles", "first_site", "num_sites", "num_slices", "num_splits")
 
 
@@ -29,19 +33,26 @@ def shrink(x: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
         x: ``[num_rows, in_features]``, rows contiguous in themselves, of the arena's dtype.
     """
     table, shape = work.table, work.shape.shrink
-    split_features, num_splits = shape.split(projection.in_features)
+    split_features, num_splits = shape.split(projection.in_features, len(x))
     programs = shape.programs_per_sm * num_multiprocessors(x.device)
+    slices = min(shape.slices, triton.next_power_of_2(projection.num_slices))
+    stages = _stages(shape, work.shape.rows, slices * work.rank, x.element_size())
     overlap = overlapping(x.device) if work.shape.overlap else {"OVERLAP": False}
     _shrink[(programs,)](
         work.partials, x, table.arena, table.records, work.counts, work.rows, work.tiles,
         x.stride(0), projection.in_features, split_features, num_splits,
         work.max_rows * projection.num_slices * work.rank_stride, work.rank_stride,
         projection.first_site, table.num_sites, projection.num_slices,
-        GRANULE=GRANULE, ROWS=work.shape.rows, RANK=work.shape.rank,
-        SLICES=min(shape.slices, triton.next_power_of_2(projection.num_slices)),
-        FEATURES=shape.features, STAGES=shape.stages,
+        GRANULE=GRANULE, ROWS=work.shape.rows, RANK=work.rank,
+        SLICES=slices, FEATURES=shape.features, STAGES=stages,
         num_warps=shape.warps, **overlap,
     )  # fmt: skip
+
+
+def _stages(shape: ShrinkTiles, rows: int, columns: int, element_size: int) -> int:
+    """As many steps of the inner loop as fit into the shared memory of a program."""
+    step = (rows + columns) * shape.features * element_size
+    return max(2, min(shape.stages, SHARED_BYTES // shape.programs_per_sm // step))
 
 
 # fmt: off
@@ -82,7 +93,7 @@ def _shrink(  # noqa: PLR0917
                 ROWS, SLICES * RANK, FEATURES, STAGES,
             )
             target = partials + split * split_stride + slice * rank_stride + component
-            at = target[None, :] + (first_row + row)[:, None] * (num_slices * rank_stride)
+            at = target[None, :] + index[:, None] * (num_slices * rank_stride)
             tl.store(at, part, mask=exists[:, None] & (component < rank)[None, :])
     if OVERLAP:
         # Also where there was nothing to do: what follows waits for this kernel alone, and must

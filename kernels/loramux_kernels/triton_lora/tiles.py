@@ -14,8 +14,10 @@ class ShrinkTiles:
         features: input features a step of the inner loop multiplies.
         split_features: at least so many of them belong to one split; a multiple of ``features``.
         max_splits: at most so many partial sums of one rank vector.
-        stages: depth of the inner loop's prefetching.
-        programs_per_sm: persistent programs for each multiprocessor.
+        stages: depth of the inner loop's prefetching, at most.
+        programs_per_sm: persistent programs for each multiprocessor, which share its memory.
+        whole_rows: so many rows keep the GPU reading without splits; None for splits whatever
+            the number of rows.
     """
 
     slices: int
@@ -25,9 +27,12 @@ class ShrinkTiles:
     warps: int
     stages: int
     programs_per_sm: int
+    whole_rows: int | None = None
 
-    def split(self, in_features: int) -> tuple[int, int]:
-        """Features of one split and the number of splits."""
+    def split(self, in_features: int, num_rows: int) -> tuple[int, int]:
+        """Features of one split and the number of splits, in a step of so many rows."""
+        if self.whole_rows is not None and num_rows >= self.whole_rows:
+            return -(-in_features // self.features) * self.features, 1
         width = max(self.split_features, -(-in_features // self.max_splits))
         width = -(-width // self.features) * self.features
         return width, -(-in_features // width)
@@ -62,6 +67,20 @@ class ActivationTiles:
 
     columns: int
     steps: int
+    warps: int
+    programs_per_sm: int
+    max_registers: int
+
+
+@dataclass(frozen=True)
+class WalkingActivation:
+    """An activation that holds B for some columns and walks down the rows of an adapter.
+
+    Attributes:
+        columns: of gates, and as many of what they multiply.
+    """
+
+    columns: int
     warps: int
     programs_per_sm: int
     max_registers: int
@@ -112,15 +131,18 @@ class FusedTiles:
     Attributes:
         rows: rows of one adapter, or of none, that a program computes at a time. Fewer than 64,
             as in ``ExpandTiles``.
-        rank: components of the rank vector that one product takes.
+        rank: components of the rank vector that one product takes, at most.
+        max_rank: largest rank that a step may have; updates of larger ones are added by a kernel
+            of their own before each block. None: any.
         normalization: None for updates that are added by a kernel of their own before a norm.
     """
 
     rows: int
     rank: int
-    activation: ActivationTiles
+    activation: ActivationTiles | WalkingActivation
     rotation: RotationTiles
     normalization: PairedNormalization | TiledNormalization | None = None
+    max_rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -171,17 +193,16 @@ PREFILL = LoRATiles(
     rows=64,
     rank=32,
     shrink=ShrinkTiles(
-        slices=4, features=64, split_features=512, max_splits=4,
-        warps=4, stages=4, programs_per_sm=2,
+        slices=4, features=128, split_features=512, max_splits=4,
+        warps=4, stages=6, programs_per_sm=2, whole_rows=5120,
     ),
     expand=ExpandTiles(rows=32, columns=256, rank=16, warps=4, stages=1, programs_per_sm=6),
     fused=FusedTiles(
-        rows=32,
-        rank=16,
-        activation=ActivationTiles(
-            columns=128, steps=4, warps=8, programs_per_sm=2, max_registers=128
-        ),
-        rotation=RotationTiles(heads=8, programs_per_sm=3, max_registers=168),
+        rows=16,
+        rank=64,
+        max_rank=64,
+        activation=WalkingActivation(columns=128, warps=4, programs_per_sm=6, max_registers=80),
+        rotation=RotationTiles(heads=8, programs_per_sm=4, max_registers=128),
         normalization=TiledNormalization(rows=16, programs_per_sm=2, max_registers=128),
     ),
     dense=True,

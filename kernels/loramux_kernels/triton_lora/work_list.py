@@ -16,6 +16,10 @@ HEADER = 8
 RECORD = 4
 NO_SLOT = -1
 """Slot of the tiles whose rows belong to the base model."""
+NO_ROW = -1
+"""Fills up the last tile of a slot."""
+MIN_RANK_TILE = 16
+"""What tensor cores take at least."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,17 @@ class LoRAWork:
 
     Attributes:
         max_rows, max_rank: as given, rows rounded up.
+        rank, fused_rank: components of one rank tile of ``tiles`` and of the fused kernels.
         counts: int32 ``[8]``: tiles of rows, tiles of rows and rank, row tiles.
         rows: int32 ``[max_rows]``, rows of the batch in the order of their adapters, those of
             the base model last.
         tiles: int32 ``[_, 4]``: slot, first place in ``rows``, number of rows, tile of the rank.
             Those of rank tile 0 come first: they are the tiles of rows.
-        row_tiles: int32 ``[_, 4]``: slot, first place in ``rows``, number of rows; all rows, for
-            the kernels that compute those of the base model as well.
-        partials: float32, what shrink leaves for expand, ``[splits, max_rows, slices, rank]``.
+        row_tiles: int32 ``[_, 4]``: slot, number of rows, how many tiles of that slot begin with
+            this one; all rows, for the kernels that compute those of the base model as well.
+        tile_rows: int32 ``[_, fused.rows]``: rows of the batch by row tile, -1 where there is none.
+        partials: float32, what shrink leaves for who adds the updates, ``[splits, rows of the
+            batch, slices, rank]``.
     """
 
     def __init__(
@@ -63,18 +70,23 @@ class LoRAWork:
         self.shape = tiles
         self.max_rows = -(-max_rows // HEADER) * HEADER
         self.max_rank = max_rank
-        self.rank_stride = -(-max_rank // tiles.rank) * tiles.rank
+        self.rank = min(tiles.rank, _tile_of(max_rank))
+        self.fused_rank = min(tiles.fused.rank, _tile_of(max_rank))
+        self.rank_stride = -(-max_rank // self.rank) * self.rank
         self.single: SingleAdapter | None = None
         self._max_slices = max_slices
         device = table.arena.device
-        row_tiles = RECORD * self._max_row_tiles(tiles.fused.rows)
-        rank_tiles = self.rank_stride // tiles.rank
-        both_tiles = RECORD * self._max_row_tiles(tiles.rows) * rank_tiles
-        sizes = [HEADER, self.max_rows, row_tiles, both_tiles]
-        self._data = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
-        parts = torch.split(self._data, sizes)
-        self.counts, self.rows, row_tile_data, tile_data = parts
+        row_tiles = self._max_row_tiles(tiles.fused.rows)
+        both_tiles = self._max_row_tiles(tiles.rows) * (self.rank_stride // self.rank)
+        self._sizes = [
+            HEADER, self.max_rows, RECORD * row_tiles, tiles.fused.rows * row_tiles,
+            RECORD * both_tiles,
+        ]  # fmt: skip
+        self._data = torch.zeros(sum(self._sizes), dtype=torch.int32, device=device)
+        parts = torch.split(self._data, self._sizes)
+        self.counts, self.rows, row_tile_data, tile_row_data, tile_data = parts
         self.row_tiles, self.tiles = row_tile_data.view(-1, RECORD), tile_data.view(-1, RECORD)
+        self.tile_rows = tile_row_data.view(-1, tiles.fused.rows)
         partials = tiles.shrink.max_splits * self.max_rows * max_slices * self.rank_stride
         self.partials = torch.empty(partials, dtype=torch.float32, device=device)
 
@@ -108,17 +120,18 @@ class LoRAWork:
 
     def _upload(self, rows_of: Mapping[int, array[int]], base: array[int]) -> None:
         heads, tails = self._tile_records(rows_of)
-        row_tiles = self._row_tile_records({**rows_of, NO_SLOT: base})
+        row_tiles, tile_rows = self._row_tile_records({**rows_of, NO_SLOT: base})
         self._num_rows = sum(map(len, rows_of.values()))
         counts = [len(records) // RECORD for records in (heads, heads + tails, row_tiles)]
-        data = array("i", counts + [0] * (HEADER - len(counts)))
-        for rows in (*rows_of.values(), base):
-            data.extend(rows)
-        data.extend([0] * (HEADER + self.max_rows - len(data)))
-        data.extend(row_tiles)
-        data.extend([0] * (HEADER + self.max_rows + self.row_tiles.numel() - len(data)))
-        data.extend(heads)
-        data.extend(tails)
+        rows = array("i")
+        for some in (*rows_of.values(), base):
+            rows.extend(some)
+        parts = array("i", counts), rows, row_tiles, tile_rows, heads + tails
+        data, end = array("i"), 0
+        for size, part in zip(self._sizes, parts, strict=True):
+            data.extend([0] * (end - len(data)))
+            data.extend(part)
+            end += size
         host = torch.frombuffer(data, dtype=torch.int32)
         if self._data.is_cuda:
             host = host.pin_memory()
@@ -128,7 +141,7 @@ class LoRAWork:
         heads, tails = array("i"), array("i")
         first = 0
         for slot, rows in rows_of.items():
-            rank_tiles = -(-self.table.max_rank(slot) // self.shape.rank)
+            rank_tiles = -(-self.table.max_rank(slot) // self.rank)
             for start in range(0, len(rows), self.shape.rows):
                 count = min(self.shape.rows, len(rows) - start)
                 heads.extend((slot, first + start, count, 0))
@@ -137,13 +150,15 @@ class LoRAWork:
             first += len(rows)
         return heads, tails
 
-    def _row_tile_records(self, rows_of: Mapping[int, array[int]]) -> array[int]:
-        records, first, size = array("i"), 0, self.shape.fused.rows
+    def _row_tile_records(self, rows_of: Mapping[int, array[int]]) -> tuple[array[int], array[int]]:
+        records, padded, size = array("i"), array("i"), self.shape.fused.rows
         for slot, rows in rows_of.items():
-            for start in range(0, len(rows), size):
-                records.extend((slot, first + start, min(size, len(rows) - start), 0))
-            first += len(rows)
-        return records
+            run = -(-len(rows) // size)
+            for number in range(run):
+                records.extend((slot, min(size, len(rows) - number * size), run - number, 0))
+            padded.extend(rows)
+            padded.extend([NO_ROW] * (run * size - len(rows)))
+        return records, padded
 
     def _max_row_tiles(self, rows: int) -> int:
         """Tiles of so many rows when every adapter has one that is not full, and the base too."""
@@ -187,3 +202,8 @@ def _single(segments: Iterable[tuple[int, Sequence[int]]]) -> SingleAdapter | No
             return None
         found = SingleAdapter(slot, found.start if found else rows.start, rows.stop)
     return found
+
+
+def _tile_of(rank: int) -> int:
+    """The smallest power of two that holds a rank and that tensor cores take."""
+    return max(MIN_RANK_TILE, 1 << (rank - 1).bit_length())

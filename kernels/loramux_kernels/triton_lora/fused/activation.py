@@ -20,9 +20,11 @@ from loramux_kernels.triton_lora.fused.launch import (
     site_update,
     update_arguments,
 )
+from loramux_kernels.triton_lora.fused.walking_activation import activate_updated_walking
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.sharing import own_share
-from loramux_kernels.triton_lora.update import rank_vector, read_ahead, with_update
+from loramux_kernels.triton_lora.tiles import WalkingActivation
+from loramux_kernels.triton_lora.update import rank_vector, read_ahead, rows_of_b, with_update
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 
@@ -39,11 +41,13 @@ def activate_updated(
     """
     require_contiguous(gate_up=gate_up)
     width, shape = projection.out_features // 2, work.shape.fused.activation
+    if isinstance(shape, WalkingActivation):
+        return activate_updated_walking(gate_up, projection, work, kind, shape)
     out = torch.empty((len(gate_up), width), dtype=gate_up.dtype, device=gate_up.device)
     units = len(work.row_tiles) * triton.cdiv(width, shape.columns * shape.steps)
     _activate_updated[(num_programs(out.device, shape.programs_per_sm, units),)](
         out, gate_up, WIDTH=width, COLUMNS=shape.columns, STEPS=shape.steps, KIND=kind,
-        **update_arguments(projection, work),
+        **update_arguments(projection, work, len(gate_up)),
         **launch_options(work, out.device, shape.warps, shape.max_registers),
     )  # fmt: skip
     return out
@@ -54,11 +58,11 @@ def activate_updated(
 def _activate_updated(  # noqa: PLR0917
     out: tl.tensor, gate_up: tl.tensor,
     partials: tl.tensor, arena: tl.tensor, records: tl.tensor,
-    counts: tl.tensor, rows: tl.tensor, row_tiles: tl.tensor, num_splits: tl.tensor,
+    counts: tl.tensor, row_tiles: tl.tensor, tile_rows: tl.tensor, num_splits: tl.tensor,
     split_stride: tl.tensor, rank_stride: tl.tensor, first_site: tl.tensor, num_sites: tl.tensor,
     WIDTH: tl.constexpr, COLUMNS: tl.constexpr, STEPS: tl.constexpr, KIND: tl.constexpr,
     GRANULE: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr,
-    SLICES: tl.constexpr, OVERLAP: tl.constexpr,
+    SLICES: tl.constexpr, WHOLE: tl.constexpr, OVERLAP: tl.constexpr,
 ) -> None:
     # Gates and the rest are slices of their own, or halves of the only one.
     tl.static_assert(SLICES <= 2)
@@ -67,7 +71,7 @@ def _activate_updated(  # noqa: PLR0917
     SPANS: tl.constexpr = triton.cdiv(WIDTH, SPAN)
     start, stop = own_share(tl.load(counts + 2) * SPANS)
     for unit in tl.range(start, stop, num_stages=1):
-        slot, place, index, exists = row_tile(row_tiles, rows, unit // SPANS, ROWS)
+        slot, index, exists = row_tile(row_tiles, tile_rows, unit // SPANS, ROWS)
         gate_rank, gate_b, gate_scaling = site_update(
             records, arena, slot, num_sites, first_site, GRANULE
         )
@@ -80,7 +84,7 @@ def _activate_updated(  # noqa: PLR0917
             read_ahead(gate_b + first_column, WIDTH - first_column, B_WIDTH, gate_rank, SPAN, RANK)
             read_ahead(up_b + first_column, WIDTH - first_column, B_WIDTH, up_rank, SPAN, RANK)
             tl.extra.cuda.gdc_wait()
-        gate_hidden = partials + place * (SLICES * rank_stride)
+        gate_hidden = partials + index * (SLICES * rank_stride)
         up_hidden = gate_hidden + (SLICES - 1) * rank_stride
         gate_vector = rank_vector(
             gate_hidden, exists, 0, gate_rank, gate_scaling, num_splits, split_stride, RANK, SPLITS
@@ -93,15 +97,18 @@ def _activate_updated(  # noqa: PLR0917
             has_column = column < WIDTH
             mask = exists[:, None] & has_column[None, :]
             source = gate_up + index[:, None] * (2 * WIDTH) + column[None, :]
+            # All is asked for before the first update, which is a branch, waits for its own.
             gate = tl.load(source, mask=mask, other=0.0)
             up = tl.load(source + WIDTH, mask=mask, other=0.0)
+            gate_part = rows_of_b(gate_b + column, has_column, 0, gate_rank, B_WIDTH, RANK)
+            up_part = rows_of_b(up_b + column, has_column, 0, up_rank, B_WIDTH, RANK)
             gate = with_update(
-                gate, gate_vector, gate_hidden, exists, gate_b + column, has_column, B_WIDTH,
-                gate_rank, gate_scaling, num_splits, split_stride, RANK, SPLITS,
+                gate, gate_vector, gate_part, gate_hidden, exists, gate_b + column, has_column,
+                B_WIDTH, gate_rank, gate_scaling, num_splits, split_stride, RANK, SPLITS, WHOLE,
             )
             up = with_update(
-                up, up_vector, up_hidden, exists, up_b + column, has_column, B_WIDTH,
-                up_rank, up_scaling, num_splits, split_stride, RANK, SPLITS,
+                up, up_vector, up_part, up_hidden, exists, up_b + column, has_column,
+                B_WIDTH, up_rank, up_scaling, num_splits, split_stride, RANK, SPLITS, WHOLE,
             )
             target = out + index[:, None] * WIDTH + column[None, :]
             tl.store(target, gated(gate, up, KIND), mask=mask)

@@ -16,20 +16,20 @@ from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 UNSPECIALIZED = (
-    "counts", "rows", "row_tiles", "num_splits", "first_site", "num_sites",
+    "counts", "row_tiles", "tile_rows", "num_splits", "first_site", "num_sites",
 )  # fmt: skip
 
 
-def update_arguments(projection: PackedProjection, work: LoRAWork) -> dict[str, Any]:
+def update_arguments(projection: PackedProjection, work: LoRAWork, num_rows: int) -> dict[str, Any]:
     """Where the rank vectors of a projection lie, and B, and which rows they belong to."""
-    _, num_splits = work.shape.shrink.split(projection.in_features)
+    _, num_splits = work.shape.shrink.split(projection.in_features, num_rows)
     return {
         "partials": work.partials,
         "arena": work.table.arena,
         "records": work.table.records,
         "counts": work.counts,
-        "rows": work.rows,
         "row_tiles": work.row_tiles,
+        "tile_rows": work.tile_rows,
         "num_splits": num_splits,
         "split_stride": work.max_rows * projection.num_slices * work.rank_stride,
         "rank_stride": work.rank_stride,
@@ -37,7 +37,8 @@ def update_arguments(projection: PackedProjection, work: LoRAWork) -> dict[str, 
         "num_sites": work.table.num_sites,
         "GRANULE": GRANULE,
         "ROWS": work.shape.fused.rows,
-        "RANK": work.shape.fused.rank,
+        "RANK": work.fused_rank,
+        "WHOLE": work.max_rank <= work.fused_rank,
         "SPLITS": triton.next_power_of_2(num_splits),
         "SLICES": projection.num_slices,
     }
@@ -59,14 +60,11 @@ def num_programs(device: torch.device, programs_per_sm: int, max_units: int) -> 
 # fmt: off
 @device_function
 def row_tile(
-    row_tiles: tl.tensor, rows: tl.tensor, number: tl.tensor, ROWS: tl.constexpr
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Slot (-1: none), places in the list of rows, rows of the batch, and which of them exist."""
-    tile = row_tiles + number * 4
-    row = tl.arange(0, ROWS)
-    exists = row < tl.load(tile + 2)
-    place = tl.load(tile + 1) + row
-    return tl.load(tile), place, tl.load(rows + place, mask=exists, other=0).to(tl.int64), exists
+    row_tiles: tl.tensor, tile_rows: tl.tensor, number: tl.tensor, ROWS: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Slot (-1: none), rows of the batch, and which of them exist."""
+    index = tl.load(tile_rows + number * ROWS + tl.arange(0, ROWS))
+    return tl.load(row_tiles + number * 4), tl.maximum(index, 0).to(tl.int64), index >= 0
 
 
 @device_function

@@ -46,7 +46,7 @@ def add_rms_norm_pairs_updated_(
     warps = normalization_warps(block)
     units = len(work.row_tiles) * work.shape.fused.rows // 2
     # Sixteen warps have fewer registers each, and hold fewer rows of B at a time.
-    arguments = update_arguments(projection, work) | {"RANK": 8 if warps <= 8 else 4}
+    arguments = update_arguments(projection, work, len(y)) | {"RANK": 8 if warps <= 8 else 4}
     registers = min(MAX_REGISTERS, 65536 // (32 * warps))
     _add_normalize_updated[(num_programs(y.device, shape.programs_per_sm, units),)](
         out, y, residual, norm.weight, norm.eps, WIDTH=y.shape[1], BLOCK=block,
@@ -62,11 +62,11 @@ def add_rms_norm_pairs_updated_(
 def _add_normalize_updated(  # noqa: PLR0917
     out: tl.tensor, y: tl.tensor, residual: tl.tensor, weight: tl.tensor, eps: tl.tensor,
     partials: tl.tensor, arena: tl.tensor, records: tl.tensor,
-    counts: tl.tensor, rows: tl.tensor, row_tiles: tl.tensor, num_splits: tl.tensor,
+    counts: tl.tensor, row_tiles: tl.tensor, tile_rows: tl.tensor, num_splits: tl.tensor,
     split_stride: tl.tensor, rank_stride: tl.tensor, first_site: tl.tensor, num_sites: tl.tensor,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, PLUS_ONE: tl.constexpr,
     GRANULE: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr,
-    SLICES: tl.constexpr, OVERLAP: tl.constexpr,
+    SLICES: tl.constexpr, WHOLE: tl.constexpr, OVERLAP: tl.constexpr,
 ) -> None:
     tl.static_assert(SLICES == 1)
     PAIRS: tl.constexpr = ROWS // 2
@@ -77,15 +77,16 @@ def _add_normalize_updated(  # noqa: PLR0917
     for unit in tl.range(start, stop, num_stages=1):
         tile = row_tiles + unit // PAIRS * 4
         row = unit % PAIRS * 2
-        count = tl.load(tile + 2)
+        count = tl.load(tile + 1)
         if row < count:
             rank, b, scaling = site_update(
                 records, arena, tl.load(tile), num_sites, first_site, GRANULE
             )
-            place = tl.load(tile + 1) + row
             has_next = row + 1 < count
-            index = tl.load(rows + place).to(tl.int64) * WIDTH + column
-            next_index = tl.load(rows + place + has_next.to(tl.int32)).to(tl.int64) * WIDTH + column
+            at = tile_rows + unit // PAIRS * ROWS + row
+            number = tl.load(at).to(tl.int64)
+            next_number = tl.load(at + has_next.to(tl.int32)).to(tl.int64)
+            index, next_index = number * WIDTH + column, next_number * WIDTH + column
             if OVERLAP:
                 read_ahead(b, WIDTH, WIDTH, rank, BLOCK, RANK)
                 tl.extra.cuda.gdc_wait()
@@ -98,8 +99,8 @@ def _add_normalize_updated(  # noqa: PLR0917
             if rank > 0:
                 update = tl.zeros([BLOCK], tl.float32)
                 next_update = tl.zeros([BLOCK], tl.float32)
-                hidden = partials + place * rank_stride
-                next_hidden = hidden + has_next.to(tl.int32) * rank_stride
+                hidden = partials + number * rank_stride
+                next_hidden = partials + next_number * rank_stride
                 for first in tl.range(0, rank, RANK, num_stages=1):
                     part = rows_of_b(b + column, exists, first, rank, WIDTH, RANK).to(tl.float32)
                     update += _combined(

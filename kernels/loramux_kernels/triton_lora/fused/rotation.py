@@ -26,7 +26,7 @@ from loramux_kernels.triton_lora.fused.launch import (
 )
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.sharing import own_share
-from loramux_kernels.triton_lora.update import rank_vector, read_ahead, with_update
+from loramux_kernels.triton_lora.update import rank_vector, read_ahead, rows_of_b, with_update
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 
@@ -50,7 +50,7 @@ def rotate_and_store_updated_(
     programs = num_programs(qkv.device, shape.programs_per_sm, len(work.row_tiles) * parts)
     _rotate_updated[(programs,)](
         queries, cache.keys, cache.values, qkv, positions, slots, cos, sin, HEADS=shape.heads,
-        **rotation_arguments(layout), **update_arguments(projection, work),
+        **rotation_arguments(layout), **update_arguments(projection, work, len(qkv)),
         # As without updates: a norm then adds up a row of the base model in the same order.
         **launch_options(work, qkv.device, rotation_warps(layout), shape.max_registers),
     )  # fmt: skip
@@ -64,12 +64,12 @@ def _rotate_updated(  # noqa: PLR0917
     positions: tl.tensor, slots: tl.tensor, cos: tl.tensor, sin: tl.tensor,
     q_weight: tl.tensor, k_weight: tl.tensor, q_eps: tl.tensor, k_eps: tl.tensor,
     partials: tl.tensor, arena: tl.tensor, records: tl.tensor,
-    counts: tl.tensor, rows: tl.tensor, row_tiles: tl.tensor, num_splits: tl.tensor,
+    counts: tl.tensor, row_tiles: tl.tensor, tile_rows: tl.tensor, num_splits: tl.tensor,
     split_stride: tl.tensor, rank_stride: tl.tensor, first_site: tl.tensor, num_sites: tl.tensor,
     NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr,
     GROUP: tl.constexpr, Q_PLUS_ONE: tl.constexpr, K_PLUS_ONE: tl.constexpr, HEADS: tl.constexpr,
     GRANULE: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr,
-    SLICES: tl.constexpr, OVERLAP: tl.constexpr,
+    SLICES: tl.constexpr, WHOLE: tl.constexpr, OVERLAP: tl.constexpr,
 ) -> None:
     # Queries, keys and values are slices of their own, or parts of the only one.
     tl.static_assert(SLICES == 1 or SLICES == 3)  # noqa: PLR1714
@@ -85,29 +85,29 @@ def _rotate_updated(  # noqa: PLR0917
     GROUPS: tl.constexpr = triton.cdiv(NUM_HEADS, GROUP) + 2 * triton.cdiv(NUM_KV_HEADS, GROUP)
     start, stop = own_share(tl.load(counts + 2) * PARTS)
     for unit in tl.range(start, stop, num_stages=1):
-        slot, place, index, exists = row_tile(row_tiles, rows, unit // PARTS, ROWS)
+        slot, index, exists = row_tile(row_tiles, tile_rows, unit // PARTS, ROWS)
         part = unit % PARTS
         if slot < 0:
-            tile = row_tiles + unit // PARTS * 4
-            first, count = tl.load(tile + 1), tl.load(tile + 2)
+            first = unit // PARTS * ROWS
+            count = tl.load(row_tiles + unit // PARTS * 4 + 1)
             wait_for_kernel_ahead(OVERLAP)
             for item in tl.range(part, count * GROUPS, PARTS, num_stages=1):
                 rotate_group(
                     queries, key_cache, value_cache, qkv, positions, slots, cos, sin,
                     q_weight, k_weight, q_eps, k_eps,
-                    tl.load(rows + first + item // GROUPS).to(tl.int64), item % GROUPS,
+                    tl.load(tile_rows + first + item // GROUPS).to(tl.int64), item % GROUPS,
                     NUM_HEADS, NUM_KV_HEADS, DIM, HALF, GROUP, Q_PLUS_ONE, K_PLUS_ONE,
                 )
         else:
             source = qkv + index * WIDTH
-            hidden = partials + place * (SLICES * rank_stride)
+            hidden = partials + index * (SLICES * rank_stride)
             if part < QUERY_PARTS:
                 rank, b, scaling = site_update(records, arena, slot, num_sites, first_site, GRANULE)
                 _rotate_heads_updated(
                     queries + index * QUERIES, exists, source, index, exists,
                     part * HEADS, NUM_HEADS, positions, cos, sin, q_weight, q_eps,
                     hidden, b, rank, scaling, num_splits, split_stride,
-                    Q_B_WIDTH, DIM, HALF, HEADS, Q_PLUS_ONE, RANK, SPLITS, OVERLAP,
+                    Q_B_WIDTH, DIM, HALF, HEADS, Q_PLUS_ONE, RANK, SPLITS, WHOLE, OVERLAP,
                 )
             elif part < QUERY_PARTS + KEY_PARTS:
                 KEY: tl.constexpr = 0 if PACKED else 1
@@ -120,7 +120,7 @@ def _rotate_updated(  # noqa: PLR0917
                     (part - QUERY_PARTS) * HEADS, NUM_KV_HEADS, positions, cos, sin, k_weight,
                     k_eps, hidden + KEY * rank_stride, b + PACKED * QUERIES, rank, scaling,
                     num_splits, split_stride,
-                    K_B_WIDTH, DIM, HALF, HEADS, K_PLUS_ONE, RANK, SPLITS, OVERLAP,
+                    K_B_WIDTH, DIM, HALF, HEADS, K_PLUS_ONE, RANK, SPLITS, WHOLE, OVERLAP,
                 )
             else:
                 VALUE: tl.constexpr = 0 if PACKED else 2
@@ -132,7 +132,7 @@ def _rotate_updated(  # noqa: PLR0917
                     value_cache + token * KEYS, token >= 0, source + QUERIES + KEYS, exists,
                     (part - QUERY_PARTS - KEY_PARTS) * HEADS, NUM_KV_HEADS,
                     hidden + VALUE * rank_stride, b + PACKED * (QUERIES + KEYS), rank, scaling,
-                    num_splits, split_stride, K_B_WIDTH, DIM, HEADS, RANK, SPLITS, OVERLAP,
+                    num_splits, split_stride, K_B_WIDTH, DIM, HEADS, RANK, SPLITS, WHOLE, OVERLAP,
                 )
     # Also where there was nothing to do.
     wait_for_kernel_ahead(OVERLAP)
@@ -147,7 +147,8 @@ def _rotate_heads_updated(  # noqa: PLR0917
     hidden: tl.tensor, b: tl.tensor, rank: tl.tensor, scaling: tl.tensor,
     num_splits: tl.tensor, split_stride: tl.tensor,
     B_WIDTH: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr,
-    PLUS_ONE: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr, OVERLAP: tl.constexpr,
+    PLUS_ONE: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr, WHOLE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ) -> None:
     """``HEADS`` of ``COUNT`` adjacent heads of each row, one after the other."""
     REST: tl.constexpr = DIM - 2 * HALF
@@ -161,19 +162,32 @@ def _rotate_heads_updated(  # noqa: PLR0917
     low_cos, low_sin = _rows(cos + table, exists, 0, HALF), _rows(sin + table, exists, 0, HALF)
     high_cos = _rows(cos + table, exists, HALF, HALF)
     high_sin = _rows(sin + table, exists, HALF, HALF)
+    low, low_b = _part(source, exists, b, first_head * DIM, HALF, B_WIDTH, rank, RANK)
+    high, high_b = _part(source, exists, b, first_head * DIM + HALF, HALF, B_WIDTH, rank, RANK)
+    if REST > 0:
+        rest, rest_b = _part(
+            source, exists, b, first_head * DIM + 2 * HALF, REST, B_WIDTH, rank, RANK
+        )
     for head in tl.range(first_head, stop, num_stages=1):
+        # Asked for now, needed for the next head.
+        after, exist = (head + 1) * DIM, exists & (head + 1 < stop)
+        next_low, next_low_b = _part(source, exist, b, after, HALF, B_WIDTH, rank, RANK)
+        next_high, next_high_b = _part(source, exist, b, after + HALF, HALF, B_WIDTH, rank, RANK)
         low = _updated(
-            source, exists, head * DIM, HALF, vector, hidden, b, B_WIDTH,
-            rank, scaling, num_splits, split_stride, RANK, SPLITS,
+            low, low_b, exists, head * DIM, HALF, vector, hidden, b, B_WIDTH,
+            rank, scaling, num_splits, split_stride, RANK, SPLITS, WHOLE,
         )
         high = _updated(
-            source, exists, head * DIM + HALF, HALF, vector, hidden, b, B_WIDTH,
-            rank, scaling, num_splits, split_stride, RANK, SPLITS,
+            high, high_b, exists, head * DIM + HALF, HALF, vector, hidden, b, B_WIDTH,
+            rank, scaling, num_splits, split_stride, RANK, SPLITS, WHOLE,
         )
         if REST > 0:
+            next_rest, next_rest_b = _part(
+                source, exist, b, after + 2 * HALF, REST, B_WIDTH, rank, RANK
+            )
             rest = _updated(
-                source, exists, head * DIM + 2 * HALF, REST, vector, hidden, b, B_WIDTH,
-                rank, scaling, num_splits, split_stride, RANK, SPLITS,
+                rest, rest_b, exists, head * DIM + 2 * HALF, REST, vector, hidden, b, B_WIDTH,
+                rank, scaling, num_splits, split_stride, RANK, SPLITS, WHOLE,
             )
         if weight is not None:
             total = tl.sum(squares(low), 1) + tl.sum(squares(high), 1)
@@ -186,8 +200,10 @@ def _rotate_heads_updated(  # noqa: PLR0917
                 rest = normalized(rest, _row(weight, 2 * HALF, REST), inverse, PLUS_ONE)
         _store(target, has_target, head * DIM, HALF, low * low_cos - high * low_sin)
         _store(target, has_target, head * DIM + HALF, HALF, high * high_cos + low * high_sin)
+        low, low_b, high, high_b = next_low, next_low_b, next_high, next_high_b
         if REST > 0:
             _store(target, has_target, head * DIM + 2 * HALF, REST, rest)
+            rest, rest_b = next_rest, next_rest_b
 
 
 @device_function
@@ -196,7 +212,7 @@ def _store_values_updated(  # noqa: PLR0917
     first_head: tl.tensor, COUNT: tl.constexpr, hidden: tl.tensor, b: tl.tensor,
     rank: tl.tensor, scaling: tl.tensor, num_splits: tl.tensor, split_stride: tl.tensor,
     B_WIDTH: tl.constexpr, DIM: tl.constexpr, HEADS: tl.constexpr,
-    RANK: tl.constexpr, SPLITS: tl.constexpr, OVERLAP: tl.constexpr,
+    RANK: tl.constexpr, SPLITS: tl.constexpr, WHOLE: tl.constexpr, OVERLAP: tl.constexpr,
 ) -> None:
     """``HEADS`` of ``COUNT`` adjacent heads of each row, as they are."""
     stop = tl.minimum(first_head + HEADS, COUNT)
@@ -205,29 +221,44 @@ def _store_values_updated(  # noqa: PLR0917
         read_ahead(b + first_head * DIM, columns, B_WIDTH, rank, HEADS * DIM, RANK)
         tl.extra.cuda.gdc_wait()
     vector = rank_vector(hidden, exists, 0, rank, scaling, num_splits, split_stride, RANK, SPLITS)
+    values, part = _part(source, exists, b, first_head * DIM, DIM, B_WIDTH, rank, RANK)
     for head in tl.range(first_head, stop, num_stages=1):
+        exist = exists & (head + 1 < stop)
+        after, next_part = _part(source, exist, b, (head + 1) * DIM, DIM, B_WIDTH, rank, RANK)
         values = _updated(
-            source, exists, head * DIM, DIM, vector, hidden, b, B_WIDTH,
-            rank, scaling, num_splits, split_stride, RANK, SPLITS,
+            values, part, exists, head * DIM, DIM, vector, hidden, b, B_WIDTH,
+            rank, scaling, num_splits, split_stride, RANK, SPLITS, WHOLE,
         )
         _store(target, has_target, head * DIM, DIM, values)
+        values, part = after, next_part
 
 
 @device_function
-def _updated(  # noqa: PLR0917
-    source: tl.tensor, exists: tl.tensor, first: tl.tensor, LENGTH: tl.constexpr,
-    vector: tl.tensor, hidden: tl.tensor, b: tl.tensor, B_WIDTH: tl.constexpr,
-    rank: tl.tensor, scaling: tl.tensor, num_splits: tl.tensor, split_stride: tl.tensor,
-    RANK: tl.constexpr, SPLITS: tl.constexpr,
-) -> tl.tensor:
-    """``LENGTH`` values of each row from the ``first``, with their update, padded with zeros."""
+def _part(  # noqa: PLR0917
+    source: tl.tensor, exists: tl.tensor, b: tl.tensor, first: tl.tensor, LENGTH: tl.constexpr,
+    B_WIDTH: tl.constexpr, rank: tl.tensor, RANK: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """``LENGTH`` values of each row from the ``first``, and B for them, padded with zeros."""
     column = tl.arange(0, triton.next_power_of_2(LENGTH))
     has_column = column < LENGTH
     mask = exists[:, None] & has_column[None, :]
     values = tl.load(source[:, None] + (first + column)[None, :], mask=mask, other=0.0)
+    has_b = has_column & (tl.max(exists.to(tl.int32), 0) > 0)
+    return values, rows_of_b(b + first + column, has_b, 0, rank, B_WIDTH, RANK)
+
+
+@device_function
+def _updated(  # noqa: PLR0917
+    values: tl.tensor, part: tl.tensor, exists: tl.tensor, first: tl.tensor, LENGTH: tl.constexpr,
+    vector: tl.tensor, hidden: tl.tensor, b: tl.tensor, B_WIDTH: tl.constexpr,
+    rank: tl.tensor, scaling: tl.tensor, num_splits: tl.tensor, split_stride: tl.tensor,
+    RANK: tl.constexpr, SPLITS: tl.constexpr, WHOLE: tl.constexpr,
+) -> tl.tensor:
+    """What ``_part`` has loaded, with its update."""
+    column = tl.arange(0, triton.next_power_of_2(LENGTH))
     return with_update(
-        values, vector, hidden, exists, b + first + column, has_column, B_WIDTH,
-        rank, scaling, num_splits, split_stride, RANK, SPLITS,
+        values, vector, part, hidden, exists, b + first + column, column < LENGTH, B_WIDTH,
+        rank, scaling, num_splits, split_stride, RANK, SPLITS, WHOLE,
     )
 
 

@@ -32,7 +32,7 @@ from loramux_kernels.triton_lora.fused.normalized_row import add_normalize_row
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.sharing import own_share
 from loramux_kernels.triton_lora.tiles import TiledNormalization
-from loramux_kernels.triton_lora.update import rank_vector, with_update
+from loramux_kernels.triton_lora.update import rank_vector, rows_of_b, with_update
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 
@@ -47,11 +47,11 @@ def add_rms_norm_tiles_updated_(
     """Computed as ``add_rms_norm_updated_`` says, for tensors that it has checked."""
     out, block = torch.empty_like(y), triton.next_power_of_2(y.shape[1])
     warps, parts = normalization_warps(block), work.shape.fused.rows // shape.rows
-    arguments = update_arguments(projection, work)
+    arguments = update_arguments(projection, work, len(y))
     units = len(work.row_tiles) * parts
     _add_normalize_tile[(num_programs(y.device, shape.programs_per_sm, units),)](
         out, y, residual, norm.weight, norm.eps, WIDTH=y.shape[1], BLOCK=block,
-        PLUS_ONE=norm.plus_one, PARTS=parts, COLUMNS=32 * warps,
+        PLUS_ONE=norm.plus_one, PARTS=parts, COLUMNS=32 * warps, WIDE=128 * warps,
         **(arguments | {"ROWS": shape.rows}),
         # As without updates: the norm then adds up a row of the base model in the same order.
         **launch_options(work, y.device, warps, shape.max_registers),
@@ -64,26 +64,26 @@ def add_rms_norm_tiles_updated_(
 def _add_normalize_tile(  # noqa: PLR0917
     out: tl.tensor, y: tl.tensor, residual: tl.tensor, weight: tl.tensor, eps: tl.tensor,
     partials: tl.tensor, arena: tl.tensor, records: tl.tensor,
-    counts: tl.tensor, rows: tl.tensor, row_tiles: tl.tensor, num_splits: tl.tensor,
+    counts: tl.tensor, row_tiles: tl.tensor, tile_rows: tl.tensor, num_splits: tl.tensor,
     split_stride: tl.tensor, rank_stride: tl.tensor, first_site: tl.tensor, num_sites: tl.tensor,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, PLUS_ONE: tl.constexpr, PARTS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    COLUMNS: tl.constexpr, WIDE: tl.constexpr,
     GRANULE: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr,
-    SLICES: tl.constexpr, OVERLAP: tl.constexpr,
+    SLICES: tl.constexpr, WHOLE: tl.constexpr, OVERLAP: tl.constexpr,
 ) -> None:
     tl.static_assert(SLICES == 1)
     start, stop = own_share(tl.load(counts + 2) * PARTS)
     for unit in tl.range(start, stop, num_stages=1):
         tile = row_tiles + unit // PARTS * 4
-        slot, count = tl.load(tile), tl.load(tile + 2)
+        slot, count = tl.load(tile), tl.load(tile + 1)
         first = unit % PARTS * ROWS
-        first_place = tl.load(tile + 1) + first
+        own_rows = tile_rows + unit // PARTS * (PARTS * ROWS) + first
         if slot < 0:
             wait_for_kernel_ahead(OVERLAP)
             for row in tl.range(0, tl.minimum(count - first, ROWS), num_stages=1):
                 column = tl.arange(0, BLOCK)
                 exists = column < WIDTH
-                place = tl.load(rows + first_place + row).to(tl.int64) * WIDTH + column
+                place = tl.load(own_rows + row).to(tl.int64) * WIDTH + column
                 values = tl.load(y + place, mask=exists, other=0.0)
                 before = tl.load(residual + place, mask=exists, other=0.0)
                 gain = tl.load(weight + column, mask=exists, other=0.0)
@@ -94,17 +94,18 @@ def _add_normalize_tile(  # noqa: PLR0917
             rank, b, scaling = site_update(records, arena, slot, num_sites, first_site, GRANULE)
             row = tl.arange(0, ROWS)
             exists = first + row < count
-            index = tl.load(rows + first_place + row, mask=exists, other=0).to(tl.int64) * WIDTH
-            hidden = partials + (first_place + row) * rank_stride
+            number = tl.maximum(tl.load(own_rows + row), 0).to(tl.int64)
+            index = number * WIDTH
+            hidden = partials + number * rank_stride
             wait_for_kernel_ahead(OVERLAP)
             inverse = _add_rows(
                 y + index, residual + index, exists, hidden, b, rank, scaling, num_splits,
-                split_stride, eps, WIDTH, ROWS, COLUMNS, RANK, SPLITS,
+                split_stride, eps, WIDTH, ROWS, COLUMNS, RANK, SPLITS, WHOLE,
             )
             # What the other threads of the program have stored is loaded next.
             tl.debug_barrier()
-            for first_column in tl.range(0, WIDTH, COLUMNS, num_stages=1):
-                column = first_column + tl.arange(0, COLUMNS)
+            for first_column in tl.range(0, WIDTH, WIDE, num_stages=1):
+                column = first_column + tl.arange(0, WIDE)
                 mask = exists[:, None] & (column < WIDTH)[None, :]
                 at = index[:, None] + column[None, :]
                 values = tl.load(residual + at, mask=mask, other=0.0)
@@ -120,23 +121,41 @@ def _add_rows(  # noqa: PLR0917
     y: tl.tensor, residual: tl.tensor, exists: tl.tensor, hidden: tl.tensor, b: tl.tensor,
     rank: tl.tensor, scaling: tl.tensor, num_splits: tl.tensor, split_stride: tl.tensor,
     eps: tl.tensor, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    RANK: tl.constexpr, SPLITS: tl.constexpr,
+    RANK: tl.constexpr, SPLITS: tl.constexpr, WHOLE: tl.constexpr,
 ) -> tl.tensor:
     """Leave updated sums in the residual; ``[ROWS, 1]`` inverse roots of their mean squares."""
     vector = rank_vector(hidden, exists, 0, rank, scaling, num_splits, split_stride, RANK, SPLITS)
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    values, before, part = _columns(y, residual, exists, b, 0, rank, WIDTH, COLUMNS, RANK)
     for first_column in tl.range(0, WIDTH, COLUMNS, num_stages=1):
+        # Asked for now, needed in the next round.
+        next_values, next_before, next_part = _columns(
+            y, residual, exists, b, first_column + COLUMNS, rank, WIDTH, COLUMNS, RANK
+        )
         column = first_column + tl.arange(0, COLUMNS)
         has_column = column < WIDTH
-        mask = exists[:, None] & has_column[None, :]
-        values = tl.load(y[:, None] + column[None, :], mask=mask, other=0.0)
-        before = tl.load(residual[:, None] + column[None, :], mask=mask, other=0.0)
         values = with_update(
-            values, vector, hidden, exists, b + column, has_column, WIDTH,
-            rank, scaling, num_splits, split_stride, RANK, SPLITS,
+            values, vector, part, hidden, exists, b + column, has_column, WIDTH,
+            rank, scaling, num_splits, split_stride, RANK, SPLITS, WHOLE,
         )
         values = rounded_sum(before, values)
+        mask = exists[:, None] & has_column[None, :]
         tl.store(residual[:, None] + column[None, :], values, mask=mask)
         total += squares(values)
+        values, before, part = next_values, next_before, next_part
     return inverse_root(tl.sum(total, 1), eps, WIDTH)[:, None]
+
+
+@device_function
+def _columns(  # noqa: PLR0917
+    y: tl.tensor, residual: tl.tensor, exists: tl.tensor, b: tl.tensor, first: tl.tensor,
+    rank: tl.tensor, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """What is added and what it is added to, from the ``first`` column, and B for it."""
+    column = first + tl.arange(0, COLUMNS)
+    has_column = column < WIDTH
+    mask = exists[:, None] & has_column[None, :]
+    values = tl.load(y[:, None] + column[None, :], mask=mask, other=0.0)
+    before = tl.load(residual[:, None] + column[None, :], mask=mask, other=0.0)
+    return values, before, rows_of_b(b + column, has_column, 0, rank, WIDTH, RANK)
 # fmt: on
