@@ -41,15 +41,18 @@ class ServerProcess:
 
 @contextmanager
 def serving(
-    *words: str, module: Sequence[str] = ("loramux", "serve"), **environment: str
+    *words: str,
+    module: Sequence[str] = ("loramux", "serve"),
+    port: int = 0,
+    **environment: str,
 ) -> Iterator[ServerProcess]:
-    """Start a server on a free port and wait for its ready line.
+    """Start a server on a port, or on a free one, and wait for its ready line.
 
     Raises:
         ServerEndedError: it ended before that.
     """
     with subprocess.Popen(
-        [sys.executable, "-m", *module, *words, "--port", "0"],
+        [sys.executable, "-m", *module, *words, "--port", str(port)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},

@@ -15,9 +15,12 @@ import openai
 from tests.soak.moods import Record
 from tests.soak.population import PROMPTS, TOKENS, Population
 
-TRUST = 6.0
-"""Seconds after which a server must have noticed a change: its own interval, a resolver that
-hangs for its share of the time, and some delay."""
+TRUST = 4.0
+"""Seconds after which a server must have noticed a change: its own interval, and some delay."""
+
+CHECK_SECONDS = 6.0
+"""How much longer it may believe what it knows if a resolver hangs: until it stops to wait for the
+resolvers, and for its interval again."""
 
 ERRORS_AFTER = {
     "lied": {"HTTP 400", "HTTP 404", "HTTP 503"},
@@ -152,9 +155,10 @@ class Clients:
         prompt, asked = self._random.choice(PROMPTS), time.monotonic()
         text, kind = await _outcome(ask(name, prompt))
         answered = time.monotonic()
-        meanings = self._population.meanings(name, asked, answered, TRUST)
-        allowed = [texts and texts[prompt] for texts in meanings]
         deeds = self._record.kinds(name, asked, answered)
+        trust = TRUST + CHECK_SECONDS * ("hung" in deeds)
+        meanings = self._population.meanings(name, asked, answered, trust)
+        allowed = [texts and texts[prompt] for texts in meanings]
         if kind == "answered":
             self.tally.seconds.append(answered - asked)
             is_right = text in allowed
@@ -165,7 +169,8 @@ class Clients:
             is_changing = kind == "HTTP 503" and len(allowed) > 1
             is_right = is_changing or kind in _errors_after(deeds & SHOWN_BY_ALL)
             kind += " for one that is there"
-        told = f"{name} said {text!r}, and not one of {allowed}, after {deeds or 'nothing'}"
+        whose = "" if is_right else self._population.whose(prompt, text, asked)
+        told = f"{name} said {text!r} ({whose}), not one of {allowed}, after {deeds or 'nothing'}"
         self.tally.judge(kind, is_right, told)
 
     async def _refused(self, kind: str, name: str) -> None:

@@ -100,6 +100,16 @@ class Population:
             if era.begin <= answered and asked <= era.end + trust
         ]
 
+    def whose(self, prompt: str, text: str, now: float) -> str:
+        """Whose answer a text is, for people who look for the fault."""
+        if text == self.base_texts[prompt]:
+            return "the base model's"
+        for name, eras in self.eras.items():
+            for era in eras:
+                if era.texts and era.texts[prompt] == text:
+                    return f"that of {name}, which ended {now - era.end:.1f} s before the question"
+        return "nobody's"
+
     @contextmanager
     def _changing(self, name: str, texts: Texts | None) -> Iterator[None]:
         """The new meaning may show from the first moment, and the old one until the last."""

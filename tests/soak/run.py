@@ -31,7 +31,7 @@ GAUGES = re.compile(
 )
 """Of what a server that nobody asks anything must not do."""
 
-MAX_THREADS = 64
+MAX_THREADS = 80
 """All pools of the server together; none grows with the requests."""
 
 

@@ -7,7 +7,6 @@ meanwhile, nothing is left behind, and once the store is well the right adapter 
 from __future__ import annotations
 
 import itertools
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import pytest
 
 from tests.resolvers.fault_proxy import Fault
 from tests.resolvers.hub_server import Behaviour, answer, cut, drip, drop, send
-from tests.wire.world import PROMPT, REPOSITORIES, SECONDS, TOKENS, World
+from tests.wire.world import PROMPT, REPOSITORIES, SECONDS, TOKENS, World, wait_for
 
 STORE = r"GET .*signature"
 """Requests to the Hub's store of large files."""
@@ -143,42 +142,6 @@ def test_clients_that_all_leave_end_the_download(wire):
     assert_served(wire, name, text)
 
 
-@pytest.fixture(scope="module")
-def second(shared_world: World):
-    """A server beside the first one, with the same caches and more patience; it will be killed."""
-    with shared_world.another_server(LORAMUX_LORA_RESOLVE_TIMEOUT="30") as server:
-        yield server
-
-
-def test_two_servers_download_once_and_one_that_is_killed_leaves_nothing(wire, second):
-    shared, in_bucket, on_hub = f"team/a{next(numbers)}", f"team/a{next(numbers)}", REPOSITORIES[-1]
-    texts = [wire.in_bucket(shared), wire.in_bucket(in_bucket), wire.on_hub(on_hub)]
-    with second.http() as other, ThreadPoolExecutor() as threads:
-        answers = [threads.submit(wire.ask, shared, client) for client in (None, other)]
-        assert {a.result().json()["choices"][0]["text"] for a in answers} == {texts[0]}
-        assert len([seen for seen in wire.s3.requests if seen.is_part]) == 1
-
-        wire.s3.fault = lambda request: Fault(pause=0.01) if request.is_part else None
-        wire.hub.when(STORE, drip(stop := threading.Event(), 10_000))
-        lost = [threads.submit(wire.ask, name, other) for name in (in_bucket, on_hub)]
-        _wait_for(lambda: len(wire.unfinished()) >= 2)
-        second.process.send_signal(signal.SIGKILL)
-        assert all(one.exception() is not None for one in lost)
-    stop.set()
-    wire.s3.reset()
-    wire.hub.behave()
-    assert_served(wire, in_bucket, texts[1])
-    assert_served(wire, on_hub, texts[2])
-    assert_nothing_is_left(wire)
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_stream_runs_on_while_a_store_hangs(wire):
     known = wire.on_disk("known")
     name = f"team/a{next(numbers)}"
@@ -187,7 +150,7 @@ def test_a_stream_runs_on_while_a_store_hangs(wire):
     body = {"model": "known", "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0}
     with ThreadPoolExecutor() as threads, wire.server.http() as other:
         hanging = threads.submit(wire.ask, name)
-        _wait_for(lambda: any(request.is_part for request in wire.s3.requests))
+        wait_for(lambda: any(request.is_part for request in wire.s3.requests))
         started = time.monotonic()
         for _ in range(5):
             assert other.post("/v1/completions", json=body).json()["choices"][0]["text"] == known

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,12 @@ class World:
         return self.root / "hf" / "hub"
 
     @contextmanager
-    def another_server(self, **environment: str) -> Iterator[ServerProcess]:
+    def another_server(
+        self, module: Sequence[str] = ("loramux", "serve"), port: int = 0, **environment: str
+    ) -> Iterator[ServerProcess]:
         """A second process with the same caches and stores."""
-        with serving(*_words(self.population), **{**self.environment, **environment}) as server:
+        words, environment = _words(self.population), {**self.environment, **environment}
+        with serving(*words, module=module, port=port, **environment) as server:
             yield server
 
     @property
@@ -92,6 +96,14 @@ class World:
 
     def _content(self, name: str, file: str) -> bytes:
         return (self.population.directory / "elsewhere" / name / file).read_bytes()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until something is so, and not for long."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @contextmanager

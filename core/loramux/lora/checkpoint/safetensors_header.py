@@ -18,9 +18,12 @@ from loramux.errors import AdapterRefusedError
 from loramux.lora.checkpoint.untrusted import parse_object, shown
 
 PREFIX_BYTES = 8
-MAX_HEADER_BYTES = 16 * 2**20
-"""Far above any LoRA adapter's, and below the format's 100 MB: parsed JSON takes twenty times the
-room of its text."""
+MAX_HEADER_BYTES = 4 * 2**20
+"""Sixteen times what every linear layer of the largest dense models takes, and far below the
+format's 100 MB: parsing holds Python's lock for 20 ms a megabyte."""
+
+_BYTES_FOR_EACH_BRACKET = 8
+"""Fewer, and parsed JSON takes thirty times the room of its text; a tensor takes 18 at least."""
 
 _FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 _MAX_DIMENSIONS = 8
@@ -77,6 +80,8 @@ def parse_header(header: bytes, file_bytes: int) -> Mapping[str, TensorEntry]:
 
 
 def _parse(header: bytes, file_bytes: int) -> Mapping[str, TensorEntry]:
+    if header.count(b"{") + header.count(b"[") > 3 + len(header) // _BYTES_FOR_EACH_BRACKET:
+        raise _refused("has more brackets in its header than tensors have")
     values = parse_object(header, "adapter_model.safetensors: the header")
     _check_metadata(values.pop("__metadata__", None))
     data_start = PREFIX_BYTES + len(header)
