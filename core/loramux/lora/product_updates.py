@@ -27,6 +27,9 @@ class ProductUpdates(Protocol):
         x: ``[rows, in_features]``, what the product was computed from.
     """
 
+    def begin(self, projection: int, x: Tensor) -> None:
+        """Told before the product of x is computed; may start on what needs no more than x."""
+
     def add_(self, projection: int, y: Tensor, x: Tensor) -> None:
         """Update the result of one product of ``FusedDecoder.projections``, in place."""
 

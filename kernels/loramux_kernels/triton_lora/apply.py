@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from loramux_kernels.triton_lora.beside import rank_vectors
 from loramux_kernels.triton_lora.prefill import add_dense_, is_dense
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.work_list import LoRAWork
@@ -28,9 +29,8 @@ def apply_lora_(y: Tensor, x: Tensor, projection: PackedProjection, work: LoRAWo
         return
     # Triton decides at import whether it interprets, and takes its time: only who computes pays.
     from loramux_kernels.triton_lora.expand import expand_
-    from loramux_kernels.triton_lora.shrink import shrink
 
-    shrink(x, projection, work)
+    rank_vectors(x, projection, work)
     expand_(y, projection, work)
 
 

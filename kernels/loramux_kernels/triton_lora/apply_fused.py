@@ -10,6 +10,7 @@ from torch import Tensor
 
 from loramux_kernels.blocks import Activation, RMSNorm, Rotation, add_rms_norm_, gated_activation
 from loramux_kernels.triton_lora.apply import apply_lora_, check_product
+from loramux_kernels.triton_lora.beside import rank_vectors
 from loramux_kernels.triton_lora.prefill import is_dense
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.tiles import PairedNormalization
@@ -33,9 +34,8 @@ def activate_with_lora(
         return gated_activation(gate_up, kind)
     check_product(gate_up, x, projection, work)
     from loramux_kernels.triton_lora.fused.activation import activate_updated
-    from loramux_kernels.triton_lora.shrink import shrink
 
-    shrink(x, projection, work)
+    rank_vectors(x, projection, work)
     return activate_updated(gate_up, projection, work, kind)
 
 
@@ -63,9 +63,8 @@ def add_rms_norm_with_lora_(
         return add_rms_norm_(y, residual, norm)
     check_product(y, x, projection, work)
     from loramux_kernels.triton_lora.fused.normalization import add_rms_norm_updated_
-    from loramux_kernels.triton_lora.shrink import shrink
 
-    shrink(x, projection, work)
+    rank_vectors(x, projection, work)
     return add_rms_norm_updated_(y, residual, projection, work, norm)
 
 
@@ -108,7 +107,6 @@ def rotate_and_store_with_lora_(
         return rotation(qkv)
     check_product(qkv, x, projection, work)
     from loramux_kernels.triton_lora.fused.rotation import rotate_and_store_updated_
-    from loramux_kernels.triton_lora.shrink import shrink
 
-    shrink(x, projection, work)
+    rank_vectors(x, projection, work)
     return rotate_and_store_updated_(qkv, projection, work, rotation)

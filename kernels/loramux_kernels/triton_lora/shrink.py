@@ -26,18 +26,22 @@ SHARED_BYTES = 220 << 10
 UNSPECIALIZED = ("counts", "rows", "tiles", "first_site", "num_sites", "num_slices", "num_splits")
 
 
-def shrink(x: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
+def shrink(
+    x: Tensor, projection: PackedProjection, work: LoRAWork, *, is_branch: bool = False
+) -> None:
     """Leave the rank vectors of all rows that run on adapters in ``work.partials``.
 
     Args:
         x: ``[num_rows, in_features]``, rows contiguous in themselves, of the arena's dtype.
+        is_branch: launched on a stream of its own, where no kernel is ahead to overlap with.
     """
     table, shape = work.table, work.shape.shrink
     split_features, num_splits = shape.split(projection.in_features, len(x))
     programs = shape.programs_per_sm * num_multiprocessors(x.device)
     slices = min(shape.slices, triton.next_power_of_2(projection.num_slices))
     stages = _stages(shape, work.shape.rows, slices * work.rank, x.element_size())
-    overlap = overlapping(x.device) if work.shape.overlap else {"OVERLAP": False}
+    overlaps = work.shape.overlap and not is_branch
+    overlap = overlapping(x.device) if overlaps else {"OVERLAP": False}
     _shrink[(programs,)](
         work.partials, x, table.arena, table.records, work.counts, work.rows, work.tiles,
         x.stride(0), projection.in_features, split_features, num_splits,

@@ -9,6 +9,7 @@ from itertools import compress
 
 import torch
 
+from loramux_kernels.branch import Branch
 from loramux_kernels.triton_lora.adapter_table import AdapterTable
 from loramux_kernels.triton_lora.tiles import LoRATiles
 
@@ -42,6 +43,7 @@ class LoRAWork:
         max_rows: most rows of a step.
         max_rank: largest rank of any adapter that the table will name.
         max_slices: most slices of a projection.
+        branch: where shrink may run beside the base product; None on a CPU.
 
     Attributes:
         max_rows, max_rank: as given, rows rounded up.
@@ -65,9 +67,11 @@ class LoRAWork:
         max_rows: int,
         max_rank: int,
         max_slices: int,
+        branch: Branch | None = None,
     ) -> None:
         self.table = table
         self.shape = tiles
+        self.branch = branch
         self.max_rows = -(-max_rows // HEADER) * HEADER
         self.max_rank = max_rank
         self.rank = min(tiles.rank, _tile_of(max_rank))

@@ -10,6 +10,7 @@ from loramux.lora.device.packed import PackedUpdates
 from loramux.lora.device.plan import RowSpan
 from loramux.lora.site import PackedSites
 from loramux_kernels.blocks import Activation, RMSNorm, Rotation
+from loramux_kernels.branch import Branch
 from loramux_kernels.triton_lora import (
     DECODE,
     PREFILL,
@@ -20,6 +21,7 @@ from loramux_kernels.triton_lora import (
     activate_with_lora,
     add_rms_norm_with_lora_,
     apply_lora_,
+    begin_rank_vectors,
     rotate_and_store_with_lora_,
 )
 
@@ -55,8 +57,10 @@ class KernelUpdates(PackedUpdates):
     ) -> None:
         self._projections = _packed_projections(projections, table)
         slices = max(projection.num_slices for projection in self._projections)
-        self._decode = LoRAWork(table, decode, max_decode_rows, max_rank, slices)
-        self._prefill = LoRAWork(table, prefill, max_rows, max_rank, slices)
+        device = table.arena.device
+        branch = Branch(device) if device.type == "cuda" else None
+        self._decode = LoRAWork(table, decode, max_decode_rows, max_rank, slices, branch)
+        self._prefill = LoRAWork(table, prefill, max_rows, max_rank, slices, branch)
         self._work = self._decode
         self._can_fuse = max_rank <= MAX_FUSED_RANK
 
@@ -69,6 +73,10 @@ class KernelUpdates(PackedUpdates):
         self._work = self._decode if is_decode else self._prefill
         segments = [(_slot(span), range(span.start, span.stop)) for span in spans]
         self._work.fill(segments, num_rows)
+
+    def begin(self, projection: int, x: Tensor) -> None:
+        """Start on the rank vectors while the base product is computed."""
+        begin_rank_vectors(x, self._projections[projection], self._work)
 
     def add_(self, projection: int, y: Tensor, x: Tensor) -> None:
         """Add the updates to the output of a packed projection, in place."""

@@ -101,6 +101,9 @@ class PackedLoRA(ProductUpdates):
         num_rows = max((stop for _, _, stop in rows), default=0)
         self._updates.fill(spans, num_rows, is_decode=is_decode)
 
+    def begin(self, projection: int, x: Tensor) -> None:
+        self._updates.begin(projection, x)
+
     def add_(self, projection: int, y: Tensor, x: Tensor) -> None:
         self._updates.add_(projection, y, x)
 
@@ -154,6 +157,9 @@ class TorchUpdates(PackedUpdates):
     def fill(self, spans: Sequence[RowSpan], num_rows: int, *, is_decode: bool) -> None:
         """Name the rows of the step that follows."""
         self._segments = plan_segments(spans, self._device)
+
+    def begin(self, projection: int, x: Tensor) -> None:
+        """Nothing runs beside the base product here."""
 
     def add_(self, projection: int, y: Tensor, x: Tensor) -> None:
         """Add the updates to the output of a packed projection, in place."""

@@ -21,6 +21,7 @@ from loramux.models.fused.step import FusedStep, StepLoRA
 from loramux.models.fused.structure import UnfusableError, known_family, require
 from loramux.models.sites import find_sites
 from loramux_kernels.blocks import RMSNorm, add_rms_norm_, rms_norm
+from loramux_kernels.products import linear
 
 log = get_logger(__name__)
 
@@ -65,7 +66,7 @@ class Output:
     def __call__(self, x: Tensor, residual: Tensor, step: FusedStep) -> Tensor:
         """Logits ``[n, vocab_size]`` of the rows that the step wants."""
         x = self.hidden_states(x, residual, step)
-        logits = functional.linear(x, self.weight)
+        logits = linear(x, self.weight)
         if step.lora is not None:
             step.lora.add_output_(logits, x)
         if self.softcap is not None:

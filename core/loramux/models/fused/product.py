@@ -62,4 +62,6 @@ class Projection:
 
     def __call__(self, x: Tensor, lora: StepLoRA | None) -> Product:
         """``x W^T + b``, and what adapters add."""
+        if lora is not None:
+            lora.begin(self.index, x)
         return Product(linear(x, self.weight, self.bias), x, self.index, lora)
