@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -155,14 +156,14 @@ def _pad(tokens: Tensor, count: int) -> Tensor:
     return torch.cat([tokens, tokens.new_full((count, *tokens.shape[1:]), float("nan"))])
 
 
-def check(case: Case, tiles: tuple[int, int, int] = (16, 16, 16), goal: int = 6) -> None:
+def check(case: Case, tiles: tuple[int, int, int] = (16, 16, 16), programs: int = 6) -> None:
     """Compare in float32, under the interpreter, with small tiles.
 
-    ``tiles`` are the keys of a decode tile, and rows and keys of a prefill tile; ``goal`` is how
-    many chunks all decodes are cut into.
+    ``tiles`` are the keys of a decode tile, and rows and keys of a prefill tile; ``programs`` is
+    among how many all decodes are shared.
     """
     batch = make_batch(case)
-    out = compute(batch, small_tiles(*tiles, goal * case.kv_heads))
+    out = compute(batch, small_tiles(*tiles, programs * case.kv_heads))
     torch.testing.assert_close(out.double(), batch.expected, atol=5e-6, rtol=1e-5)
 
 
@@ -196,7 +197,7 @@ def small_tiles(
 ) -> Tiles:
     from loramux_kernels.triton_attention import DecodeTiles, PrefillTiles, Tiles
 
-    decode = DecodeTiles(decode_keys, min_tiles=1, programs_per_processor=decode_programs)
+    decode = DecodeTiles(decode_keys, min_tokens=8, programs_per_processor=decode_programs)
     return Tiles(decode, PrefillTiles(prefill_rows, prefill_keys))
 
 
@@ -209,14 +210,28 @@ def newness_of_plans(windows: list[int | None]) -> list[bool]:
 
 
 def chunk_plan(
-    shapes: list[tuple[int, int]], window: int | None, keys: int, min_tiles: int, goal: int
-) -> tuple[list[list[int]], list[int]]:
-    """Work items and where each sequence's begin."""
+    shapes: list[tuple[int, int]], window: int | None, keys: int, min_tokens: int, programs: int
+) -> tuple[list[list[list[int]]], list[int]]:
+    """Items of each program, and rows to be cleared, as the programs find them."""
     from loramux_kernels.triton_attention import DecodeTiles
 
-    tiles = DecodeTiles(keys, min_tiles=min_tiles, programs_per_processor=goal)
+    tiles = DecodeTiles(keys, min_tokens=min_tokens, programs_per_processor=programs)
     plan = _metadata(shapes).chunk_plan(1, window, tiles)
-    return plan.work.tolist(), plan.first_item.tolist()
+    assert plan.num_programs == programs
+    assert not plan.arrivals.any()
+    return [_linked(plan.work.tolist(), program) for program in range(programs)], [
+        row
+        for program in range(programs)
+        for row in takewhile(lambda row: row >= 0, plan.padding[program::programs].tolist())
+    ]
+
+
+def _linked(work: list[list[int]], index: int) -> list[list[int]]:
+    items = []
+    while index >= 0 and work[index][0] >= 0:
+        *item, index = work[index]
+        items.append(item)
+    return items
 
 
 def tile_plan(shapes: list[tuple[int, int]], queries: int) -> list[list[int]]:

@@ -24,6 +24,7 @@ import torch
 
 from loramux_kernels.triton_attention import Tiles, triton_paged_attention
 from tests.kernels.attention_cases import (
+    Batch,
     Case,
     compute,
     make_batch,
@@ -31,6 +32,7 @@ from tests.kernels.attention_cases import (
     relative_error,
 )
 from tests.kernels.attention_timing import (
+    BEFORE_AND_PREDICTED,
     DECODE_SHAPES,
     DECODE_TILES,
     LLAMA,
@@ -52,7 +54,7 @@ from tests.kernels.attention_timing import (
 from tests.kernels.overlap_cases import check_overlap
 
 FORK = multiprocessing.get_context("fork")
-CHECK_SECONDS, CELL_SECONDS, ALL_SECONDS = 30, 10, 44
+CHECK_SECONDS, CELL_SECONDS, ALL_SECONDS = 32, 10, 47
 DEVICE = "cuda"
 BF16 = torch.bfloat16
 ERRORS = {torch.bfloat16: 6e-3, torch.float16: 1e-3, torch.float32: 2e-5}
@@ -122,6 +124,45 @@ def check_graph() -> str:
     return f"{'ok' if good else 'WRONG'}  error {max(errors):.1e} over {len(errors)} rows"
 
 
+JOINED = {
+    "cut alike": ((600, 1),) * 16,
+    "cut anywhere": tuple((40 + 61 * i % 900, 1) for i in range(30)),
+    "many chunks": ((9000, 1), (0, 1)),
+}
+
+
+def check_joins(replays: int = 20) -> str:
+    """Layers with queries of their own, whose chunks meet in the same memory, replayed."""
+    different, errors = 0, []
+    for shapes in JOINED.values():
+        batch = make_batch(LLAMA_CASE.with_(shapes=shapes), BF16, DEVICE)
+        errors.append(relative_error(compute(batch), batch.expected))
+        queries = [torch.randn_like(batch.query) for _ in range(8)]
+
+        def layers(queries: list[torch.Tensor] = queries, batch: Batch = batch) -> list:
+            metadata = replace(batch.metadata)
+            place = (batch.cache, metadata, batch.options)
+            return [triton_paged_attention(query, *place) for query in queries]
+
+        layers()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = layers()
+        for _ in range(replays):
+            for query in queries:
+                query.normal_()
+            graph.replay()
+            alone = []
+            for query in queries:
+                torch.cuda.synchronize()
+                alone += layers([query])
+            different += not torch.equal(torch.stack(out), torch.stack(alone))
+    good = not different and max(errors) < ERRORS[BF16]
+    return (
+        f"{'ok' if good else 'WRONG'}  {different} replays have other bits, error {max(errors):.1e}"
+    )
+
+
 def warm_up(name: str, tiles: Tiles, shapes: dict[str, Shapes]) -> str:
     with overlap_of(name):
         warm(LLAMA, list(shapes.values()), tiles)
@@ -144,6 +185,7 @@ def first_jobs() -> dict[str, Callable[[], str]]:
     jobs: dict[str, Callable[[], str]] = {name: partial(check, name) for name in CHECKS}
     jobs["one graph, other batches"] = check_graph
     jobs["layers that overlap"] = check_overlap
+    jobs["chunks that are joined"] = check_joins
     for name, tiles in DECODE_TILES.items():
         jobs[f"compile decode {name}"] = partial(warm_up, name, tiles, DECODE_SHAPES)
     for name, tiles in PREFILL_TILES.items():
@@ -207,9 +249,11 @@ def prefill_cell(layer: Layer, shapes: Shapes, tiles: Tiles | None) -> str:
 def cells() -> list[Callable[[], str]]:
     """All that is measured, in the order in which it is printed."""
     todo: list[Callable[[], str]] = [ceilings]
-    todo.append(partial(head, "decode, TB/s of keys and values, share of copy", DECODE_TILES))
+    todo.append(
+        partial(head, "decode: version 3, predicted, us, TB/s, share of copy", DECODE_TILES, 33)
+    )
     for name, shapes in DECODE_SHAPES.items():
-        todo.append(partial(str, f"\n{name:20s}"))
+        todo.append(partial(expectations, name))
         todo += [partial(decode_cell, LLAMA, shapes, tiles, n) for n, tiles in DECODE_TILES.items()]
     todo.append(partial(head, "prefill, TFLOP/s visible, share of matmul", PREFILL_TILES))
     for name, shapes in PREFILL_SHAPES.items():
@@ -227,8 +271,13 @@ def cells() -> list[Callable[[], str]]:
     return todo
 
 
-def head(title: str, tiles: dict[str, object]) -> str:
-    return f"\n\n{title}\n{'':20s}" + "".join(f"{name:^23s}|" for name in tiles)
+def expectations(name: str) -> str:
+    before, predicted = BEFORE_AND_PREDICTED[name]
+    return f"\n{name:20s}{before or '-':>7} {predicted:5} "
+
+
+def head(title: str, tiles: dict[str, object], width: int = 20) -> str:
+    return f"\n\n{title}\n{'':{width}s}" + "".join(f"{name:^23s}|" for name in tiles)
 
 
 def measure(todo: list[Callable[[], str]], progress) -> None:

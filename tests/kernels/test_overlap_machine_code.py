@@ -15,7 +15,16 @@ pytest.importorskip("triton", reason="the GPU kernels need the extra gpu")
 
 BF16 = ("out", "query", "keys", "values", "key_cache", "value_cache", "queries", "qkv")
 BF16 += ("x", "residual", "weight", "gate_up", "q_weight", "k_weight")
-INTEGERS = ("block_table", "work", "query_start_loc", "first_item", "lengths", "positions", "slots")
+INTEGERS = (
+    "block_table",
+    "work",
+    "padding",
+    "arrivals",
+    "query_start_loc",
+    "lengths",
+    "positions",
+    "slots",
+)
 FLOATS = ("partial", "partial_log", "cos", "sin", "sinks")
 SCALARS = ("factor", "tanh_factor", "eps", "q_eps", "k_eps")
 TYPES = (
@@ -26,20 +35,17 @@ TYPES = (
 )
 HEADS = {"NUM_HEADS": 32, "NUM_KV_HEADS": 8}
 ATTENTION = HEADS | {"KEY_DIM": 128, "VALUE_DIM": 128, "BLOCK_SIZE": 16, "HAS_SOFTCAP": False}
+DECODE = ATTENTION | {"ROWS": 16, "TILE": 32, "MANY": 16, "ASKED": 128}
+PLAN = {"SEQUENCES": 64, "NUM_KV_HEADS": 8, "TILE": 32, "MIN_TOKENS": 64}
 NORMS = {"Q_PLUS_ONE": False, "K_PLUS_ONE": False}
 TILES = {"x_tiles": "tensordesc<bf16[16, 256]>", "weight_tiles": "tensordesc<bf16[64, 256]>"}
 STORE = {"NUM_HEADS": 8, "KEY_DIM": 128, "VALUE_DIM": 128}
 
 KERNELS: dict[str, tuple[str, dict[str, Any], int]] = {
-    "triton_attention.plan.plan_chunks": ("", {"SEQUENCES": 64, "TILE": 64, "MIN_TILES": 2}, 0),
+    "triton_attention.plan.plan_chunks": ("", PLAN, 0),
     "triton_attention.plan.plan_tiles": ("", {"SEQUENCES": 64, "QUERIES": 16}, 0),
     "triton_attention.kv_write.store_tokens": ("", STORE, 0),
-    "triton_attention.decode.attend_chunks": ("", ATTENTION | {"ROWS": 16, "TILE": 64}, 16),
-    "triton_attention.decode.combine_chunks": (
-        "",
-        {"NUM_HEADS": 32, "VALUE_DIM": 128, "HEADS": 4, "CHUNKS": 8},
-        4,
-    ),
+    "triton_attention.decode.attend_chunks": ("", DECODE, 30),
     "triton_blocks.normalization._normalize_row": (
         "",
         {"WIDTH": 4096, "BLOCK": 4096, "PLUS_ONE": False},

@@ -39,11 +39,11 @@ def test_variants(interpreter, variant):
 
 
 @pytest.mark.parametrize("variant", ["plain", "sinks", "all"])
-@pytest.mark.parametrize("goal", [1, 7, 40], ids=["all whole", "some whole", "all cut"])
-def test_sequences_of_one_chunk_and_of_several(interpreter, goal, variant):
+@pytest.mark.parametrize("programs", [1, 3, 7, 40], ids=["one", "few", "whole", "cut"])
+def test_sequences_of_one_chunk_and_of_several(interpreter, programs, variant):
     """Memory that nobody wrote is NaN: a single chunk must not be joined, nor several left."""
     case = Case(SINGLE_TOKENS, **VARIANTS[variant])
-    interpreter.submit(attention_cases.check, case, (16, 16, 16), goal).result()
+    interpreter.submit(attention_cases.check, case, (16, 16, 16), programs).result()
 
 
 @pytest.mark.parametrize("sinks", [False, True])
@@ -54,9 +54,10 @@ def test_padding_has_zeros_or_no_rows(interpreter, sinks):
     interpreter.submit(attention_cases.check, Case(decodes, sinks=sinks)).result()
 
 
-def test_many_chunks_are_joined_64_at_a_time(interpreter):
-    case = Case(((1200, 1),), heads=2, kv_heads=1, sinks=True)
-    interpreter.submit(attention_cases.check, case, (16, 16, 16), 80).result()
+@pytest.mark.parametrize(("heads", "value_dim"), [(2, 16), (3, 256)], ids=["one round", "several"])
+def test_many_chunks_are_joined_by_one_program(interpreter, heads, value_dim):
+    case = Case(((700, 1),), heads=heads, kv_heads=1, value_dim=value_dim, sinks=True)
+    interpreter.submit(attention_cases.check, case, (16, 16, 16), 40).result()
 
 
 def test_layers_share_a_plan_which_the_first_of_them_waits_for(interpreter):
@@ -114,47 +115,53 @@ def test_the_torch_reference_agrees(interpreter):
         interpreter.submit(attention_cases.check_torch_reference, case).result()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=20)
 @given(
     lengths=st.lists(st.integers(0, 200), min_size=1, max_size=6),
     window=st.none() | st.integers(1, 100),
     keys=st.sampled_from([16, 64]),
-    min_tiles=st.integers(1, 3),
-    goal=st.integers(1, 20),
+    min_tokens=st.sampled_from([8, 24, 64]),
+    programs=st.integers(1, 12),
 )
-def test_chunks_cover_what_is_visible_once(interpreter, lengths, window, keys, min_tiles, goal):
-    shapes = [(length, 1) for length in lengths] + [(9, 4)]
+def test_programs_cover_what_is_visible_once(
+    interpreter, lengths, window, keys, min_tokens, programs
+):
+    shapes = [*((length, 1) for length in lengths), (9, 4)]
     plan = attention_cases.chunk_plan
-    work, first = interpreter.submit(plan, shapes, window, keys, min_tiles, goal).result()
-    assert len(work) == goal + len(lengths)
+    work, cleared = interpreter.submit(plan, shapes, window, keys, min_tokens, programs).result()
+    assert sorted(cleared) == [row for row, length in enumerate(lengths) if length == 0]
+    items = [item for program in work for item in program]
+    places = [item[6] for item in items if item[5] > 1]
+    assert len(set(places)) == len(places)
     for sequence, length in enumerate(lengths):
-        items = work[first[sequence] : first[sequence + 1]]
-        assert [item[:2] for item in items] == [[sequence, sequence]] * len(items)
-        begins, ends = [item[2] for item in items], [item[3] for item in items]
+        own = [item for item in items if item[0] == sequence]
         visible = length if window is None else min(length, window)
-        bounds = [length - visible, *ends]
-        assert begins == bounds[:-1]
+        bounds = [length - visible, *(item[3] for item in own)]
+        assert [item[2] for item in own] == bounds[:-1]
         assert bounds[-1] == length
-        assert all(begin < end for begin, end in zip(begins, ends, strict=True))
-        assert [item[4:] for item in items] == [[i, len(items)] for i in range(len(items))]
-    assert first[-1] == first[-2], "a chunk of several tokens is not decoded"
-    assert all(item[0] == -1 for item in work[first[-1] :])
+        assert [item[1] for item in own] == [sequence] * len(own)
+        assert [item[4:6] for item in own] == [[i, len(own)] for i in range(len(own))]
+        assert [item[6] - item[4] for item in own] == [own[0][6]] * len(own) if own else not visible
+        assert all(item[2] < item[3] for item in own)
+    tokens = [sum(item[3] - item[2] for item in program) for program in work]
+    fair = max(min_tokens, -(-sum(tokens) // programs))
+    assert max(tokens) <= 2 * fair + keys, "shares are alike, or fewer programs have one chunk each"
+    if max(map(len, work)) > 1:
+        assert max(tokens) <= fair + 8 * len(lengths), "shares are alike but for rounding"
 
 
 @settings(deadline=None, max_examples=10)
-@given(count=st.integers(1, 12), tiles=st.integers(1, 40), goal=st.integers(1, 20))
-def test_like_sequences_stay_whole_where_they_fill_half_of_the_goal(
-    interpreter, count, tiles, goal
-):
-    shapes = [(tiles * 16 - tiles % 16, 1)] * count
-    work, first = interpreter.submit(attention_cases.chunk_plan, shapes, None, 16, 1, goal).result()
-    chunks = work[0][5]
-    assert first == [chunks * index for index in range(count + 1)]
-    assert count * chunks <= max(goal, count), "no more programs than were asked for"
-    if 2 * count > goal:
-        assert chunks == 1
-    elif tiles >= goal:
-        assert 2 * count * chunks >= goal, "half of what was asked for at least"
+@given(count=st.integers(1, 12), length=st.integers(300, 900), more=st.integers(0, 12))
+def test_like_sequences_have_like_chunks_with_a_program_each(interpreter, count, length, more):
+    plan = attention_cases.chunk_plan
+    shapes = [(length, 1)] * count
+    work, _ = interpreter.submit(plan, shapes, None, 16, 16, count + more).result()
+    items = [item for program in work for item in program]
+    tokens = [item[3] - item[2] for item in items]
+    assert max(map(len, work)) == 1
+    assert {item[5] for item in items} == {len(items) // count}
+    assert max(tokens) - min(tokens) <= 1
+    assert 2 * len(items) >= count + more, "half of the programs at least have something to do"
 
 
 @settings(deadline=None, max_examples=15)

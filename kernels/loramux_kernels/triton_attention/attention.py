@@ -13,8 +13,8 @@ from torch import Tensor
 
 from loramux_kernels.overlap import overlapping
 from loramux_kernels.paged_attention import AttentionOptions, LayerCache
-from loramux_kernels.triton_attention.decode import attend_chunks, combine_chunks
-from loramux_kernels.triton_attention.metadata import ChunkPlan, Metadata
+from loramux_kernels.triton_attention.decode import attend_chunks
+from loramux_kernels.triton_attention.metadata import Metadata
 from loramux_kernels.triton_attention.prefill import attend_queries
 from loramux_kernels.triton_attention.softmax import Scoring
 from loramux_kernels.triton_attention.tiles import (
@@ -69,11 +69,11 @@ def _decode(
     num_heads, num_kv_heads = query.shape[1], cache.keys.shape[2]
     value_dim = cache.values.shape[-1]
     plan = metadata.chunk_plan(num_kv_heads, options.window, tiles)
-    num_items = len(plan.work)
-    partial = query.new_empty(num_items, num_heads, value_dim, dtype=torch.float32)
-    partial_log = query.new_empty(num_items, num_heads, dtype=torch.float32)
+    partial = query.new_empty(len(plan.work), num_heads, value_dim, dtype=torch.float32)
+    partial_log = query.new_empty(len(plan.work), num_heads, dtype=torch.float32)
     scoring = Scoring.of(options)
-    attend_chunks[(num_kv_heads, num_items)](
+    overlap = overlapping(query.device)
+    attend_chunks[(num_kv_heads, plan.num_programs)](
         out,
         partial,
         partial_log,
@@ -82,6 +82,8 @@ def _decode(
         cache.values,
         metadata.block_table,
         plan.work,
+        plan.padding,
+        plan.arrivals,
         options.sinks,
         int(plan.is_new()),
         metadata.block_table.stride(0),
@@ -97,31 +99,12 @@ def _decode(
         HAS_SOFTCAP=options.softcap is not None,
         ROWS=max(16, triton.next_power_of_2(num_heads // num_kv_heads)),
         TILE=tiles.keys,
+        MANY=tiles.joined_at_once(num_heads // num_kv_heads, value_dim),
+        ASKED=tiles.asked_ahead if overlap["OVERLAP"] else 0,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
-        **overlapping(query.device),
-    )
-    _combine(out, partial, partial_log, metadata, plan)
-
-
-def _combine(
-    out: Tensor, partial: Tensor, partial_log: Tensor, metadata: Metadata, plan: ChunkPlan
-) -> None:
-    num_heads, value_dim = out.shape[1:]
-    many_chunks = len(plan.work) > 16 * metadata.num_decodes
-    heads = 1 if many_chunks else min(4, triton.next_power_of_2(num_heads))
-    combine_chunks[(len(metadata.lengths), triton.cdiv(num_heads, heads))](
-        out,
-        partial,
-        partial_log,
-        metadata.query_start_loc,
-        plan.first_item,
-        NUM_HEADS=num_heads,
-        VALUE_DIM=value_dim,
-        HEADS=heads,
-        CHUNKS=64 if many_chunks else 8,
-        num_warps=8 if many_chunks else 4,
-        **overlapping(out.device),
+        maxnreg=tiles.registers,
+        **overlap,
     )
 
 

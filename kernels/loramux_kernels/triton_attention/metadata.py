@@ -21,14 +21,18 @@ from loramux_kernels.triton_attention.plan import (
 from loramux_kernels.triton_attention.tiles import DecodeTiles
 
 _NO_WINDOW = 2**31 - 1
+_FEW_SEQUENCES = 64
+"""Fewer are planned by the same kernel: one compilation for many sizes of captured steps."""
 
 
 @dataclass(eq=False)
 class ChunkPlan:
     """Work of the decode kernels; see ``plan_chunks``."""
 
+    num_programs: int
     work: Tensor
-    first_item: Tensor
+    padding: Tensor
+    arrivals: Tensor
     _was_used: bool = False
 
     def is_new(self) -> bool:
@@ -116,25 +120,30 @@ class Metadata:
         return self._tile_plans[queries_per_tile]
 
     def _plan_chunks(self, num_kv_heads: int, window: int | None, tiles: DecodeTiles) -> ChunkPlan:
-        goal = tiles.goal(num_kv_heads, self.lengths.device)
-        # Each sequence adds at most the one chunk that it has if it is short.
-        work = self.lengths.new_empty(goal + self.num_decodes, CHUNK_FIELDS.value)
-        first_item = torch.empty_like(self.query_start_loc)
-        plan_chunks[(len(self.lengths),)](
-            work,
-            first_item,
+        num_sequences = len(self.lengths)
+        num_programs = tiles.num_programs(num_kv_heads, self.lengths.device)
+        plan = ChunkPlan(
+            num_programs,
+            work=self.lengths.new_empty(num_programs + num_sequences, CHUNK_FIELDS.value),
+            padding=self.lengths.new_empty(num_programs + num_sequences),
+            arrivals=self.lengths.new_empty(num_sequences, num_kv_heads),
+        )
+        plan_chunks[(num_sequences,)](
+            plan.work,
+            plan.padding,
+            plan.arrivals,
             self.query_start_loc,
             self.lengths,
-            len(self.lengths),
-            len(work),
-            goal,
+            num_sequences,
+            num_programs,
             _NO_WINDOW if window is None else window,
-            SEQUENCES=triton.next_power_of_2(len(self.lengths)),
+            SEQUENCES=max(_FEW_SEQUENCES, triton.next_power_of_2(num_sequences)),
+            NUM_KV_HEADS=num_kv_heads,
             TILE=tiles.keys,
-            MIN_TILES=tiles.min_tiles,
+            MIN_TOKENS=tiles.min_tokens,
             **overlapping(self.lengths.device),
         )
-        return ChunkPlan(work, first_item)
+        return plan
 
     def _plan_tiles(self, queries_per_tile: int) -> Tensor:
         # Each sequence adds at most one tile by rounding up.

@@ -10,26 +10,42 @@ import triton
 
 from loramux_kernels.multiprocessors import num_multiprocessors
 
+_REGISTERS = 65536
+"""Of a multiprocessor."""
+
 
 @dataclass(frozen=True)
 class DecodeTiles:
-    """Tokens per tile, and how finely the work of a batch is cut.
+    """Tokens per tile, and among how many programs the work of a batch is shared.
 
-    ``programs_per_processor`` counts programs that read all there is to read. It is about twice
-    what runs at once: half of it may come from sequences that stay whole (see ``plan_chunks``).
-    ``min_tiles`` bounds the chunks from below.
+    ``programs_per_processor`` is what fits the shared memory of a multiprocessor, so that all run
+    at once. ``min_tokens`` bounds a program's share from below. ``asked_ahead`` is how many tokens
+    a program has brought to the L2 cache before it waits for the kernel ahead, a power of two or 0.
     """
 
-    keys: int = 64
-    num_warps: int = 4
-    num_stages: int = 3
-    min_tiles: int = 2
-    programs_per_processor: int = 6
+    keys: int = 32
+    num_warps: int = 2
+    num_stages: int = 4
+    programs_per_processor: int = 4
+    min_tokens: int = 64
+    asked_ahead: int = 128
 
-    def goal(self, num_kv_heads: int, device: torch.device) -> int:
-        """Chunks to aim at for all sequences of a batch together."""
+    def num_programs(self, num_kv_heads: int, device: torch.device) -> int:
+        """Programs for each KV head."""
         programs = self.programs_per_processor * num_multiprocessors(device)
         return max(1, programs // num_kv_heads)
+
+    @property
+    def registers(self) -> int:
+        """Of a thread, such that all programs of a multiprocessor fit."""
+        fitting = _REGISTERS // (self.programs_per_processor * self.num_warps * 32)
+        return min(255, fitting // 8 * 8)
+
+    def joined_at_once(self, group: int, value_dim: int) -> int:
+        """Chunks of a KV head's ``group`` of query heads that take half of the registers."""
+        values: int = triton.next_power_of_2(group) * triton.next_power_of_2(value_dim)
+        fitting = _REGISTERS // (2 * self.programs_per_processor * values)
+        return 1 << max(0, fitting.bit_length() - 1)
 
 
 @dataclass(frozen=True)
@@ -55,10 +71,13 @@ def default_tiles(dim: int, itemsize: int, group: int) -> Tiles:
     """Tiles for heads of ``dim`` values of ``itemsize`` bytes, ``group`` of them to a KV head."""
     width = triton.next_power_of_2(dim)
     if itemsize == 4:
-        return Tiles(DecodeTiles(keys=32), PrefillTiles(64, 32, num_warps=4, num_stages=2))
+        decode = DecodeTiles(num_warps=4, num_stages=3, programs_per_processor=2)
+        return Tiles(decode, PrefillTiles(64, 32, num_warps=4, num_stages=2))
     if group > 32:
         keys = 64 if width <= 128 else 32
-        return Tiles(DecodeTiles(keys, num_warps=8), PrefillTiles(128, keys, num_warps=8))
+        decode = DecodeTiles(keys, num_warps=8, num_stages=3, programs_per_processor=1)
+        return Tiles(decode, PrefillTiles(128, keys, num_warps=8))
     if width > 128:
-        return Tiles(DecodeTiles(keys=32), PrefillTiles(128, 64, num_warps=8, num_stages=2))
-    return Tiles()
+        decode = DecodeTiles(num_warps=4, num_stages=3, programs_per_processor=3)
+        return Tiles(decode, PrefillTiles(128, 64, num_warps=8, num_stages=2))
+    return Tiles(DecodeTiles(keys=64 if width <= 64 else 32))
