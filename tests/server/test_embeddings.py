@@ -14,6 +14,7 @@ from loramux import AsyncLLMEngine, EngineArgs
 from tests.engine.embedding_world import MAX_MODEL_LEN, EmbeddingWorld
 from tests.server.conftest import FolderResolver, state_around
 from tests.server.running_server import RunningServer, running
+from tests.server.test_openapi import Document
 
 INPUTS = ["hello", "a longer text of many letters"]
 
@@ -113,6 +114,13 @@ def test_what_is_refused(pooling_server: RunningServer, fields: dict, message: s
         answer = http.post("/v1/embeddings", json={"model": "base", "input": "x", **fields})
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
+
+
+def test_answers_are_as_documented(pooling_server: RunningServer) -> None:
+    with pooling_server.http() as http:
+        document = Document(http.get("/openapi.json").json())
+        for body in ({"input": "x"}, {"input": "x", "encoding_format": "base64"}, {}):
+            document.check("/v1/embeddings", http.post("/v1/embeddings", json=body))
 
 
 def test_unknown_models_and_other_doors(pooling_server: RunningServer) -> None:

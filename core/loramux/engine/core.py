@@ -51,6 +51,8 @@ class EngineCore:
         self.cache = KVCacheManager(
             self.runner.num_blocks, args.block_size, args.enable_prefix_caching
         )
+        if pooling is not None:
+            log.info("embeddings are made by %s", pooling)
         admission = None
         if lora is not None:
             admission = AdapterAdmission(lora.pool, args.max_loras, args.lora_drain_wait_threshold)

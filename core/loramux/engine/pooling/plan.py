@@ -56,6 +56,9 @@ class PoolingPlan:
             matryoshka_dimensions=dimensions,
         )
 
+    def __str__(self) -> str:
+        return self.pooling_type + (", normalized" if self.normalize else "")
+
     @property
     def needs_all_tokens(self) -> bool:
         """Whether hidden states of a prompt's beginning are wanted, which no cache holds."""
