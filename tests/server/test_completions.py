@@ -70,6 +70,18 @@ def test_stream_is_the_same_text_in_pieces(server: RunningServer) -> None:
     assert chunks[-1].usage.prompt_tokens == 4
 
 
+def test_a_stream_says_in_json_what_the_whole_answer_says(server: RunningServer) -> None:
+    prompt = 'a"\\\n\t\\x00<'
+    text = server.openai().completions.create(model="base", prompt=prompt, max_tokens=40)
+    client = server.openai()
+    stream = client.completions.create(model="base", prompt=prompt, max_tokens=40, stream=True)
+    chat = client.chat.completions.create(
+        model="base", messages=[{"role": "user", "content": prompt}], max_tokens=40, stream=True
+    )
+    assert "".join(chunk.choices[0].text for chunk in stream) == text.choices[0].text
+    assert prompt in "".join(chunk.choices[0].delta.content or "" for chunk in chat)
+
+
 def test_stream_with_usage_in_every_chunk(server: RunningServer) -> None:
     stream = server.openai().completions.create(
         model="base", prompt="ab", max_tokens=3, stream=True,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 
 SWITCH_SECONDS = 0.0001
 """How long a thread keeps the interpreter that another one waits for.
@@ -25,3 +29,15 @@ def settle() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.collect()
     gc.freeze()
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where it is installed, None for Python's own.
+
+    It writes to all streams of a step at once, and keeps the interpreter meanwhile. Python's own
+    gives it up at each write and gets it back from the engine's thread ``SWITCH_SECONDS`` later.
+    """
+    if find_spec("uvloop") is None:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
+    return factory

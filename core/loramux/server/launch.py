@@ -80,7 +80,8 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
     server = _Server(state, options, ready_line(listener, args, plugin_resolvers, scheme))
     server.end_on_signals()
     try:
-        asyncio.run(_run(server, state, options, listener))
+        with asyncio.Runner(loop_factory=interpreter.loop_factory()) as runner:
+            runner.run(_run(server, state, options, listener))
     finally:
         resolvers.close()
 

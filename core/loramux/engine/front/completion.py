@@ -101,7 +101,7 @@ class Completion:
     def output(self, lora_request: LoRARequest | None) -> CompletionOutput:
         """The completion so far or, in ``DELTA`` mode, what is new since the last call."""
         self._end_is_told = self.finish_reason is not None
-        text = "".join(self._text)
+        text = self._text[0] if len(self._text) == 1 else "".join(self._text)
         token_ids, logprobs = self._token_ids, self._logprobs
         if self._is_delta:
             self._start_afresh(logprobs is not None)

@@ -104,8 +104,10 @@ class RequestState:
     def output(self) -> RequestOutput | None:
         """What to tell the caller now, or None if it wants to hear nothing yet."""
         finished = self.finished
+        if not finished and self._kind is RequestOutputKind.FINAL_ONLY:
+            return None
         news = [completion for completion in self._completions if completion.has_news]
-        if not finished and (self._kind is RequestOutputKind.FINAL_ONLY or not news):
+        if not finished and not news:
             return None
         told = news if self._kind is RequestOutputKind.DELTA else self._completions
         request = self.request

@@ -12,6 +12,7 @@ from loramux.server.chat.tools.reader import CallReader
 from loramux.server.generation.logprobs import chat_logprobs, prompt_logprobs
 from loramux.server.generation.outputs_stream import PromptOutput
 from loramux.server.generation.usage import Usage
+from loramux.server.http.events import ChunkEvents, as_json
 
 ROLE = "assistant"
 
@@ -32,6 +33,12 @@ class ChatAnswer:
         self._has_begun = False
         self._tools = tools
         self._readers: dict[int, CallReader] = {}
+        self._events = ChunkEvents({**head, "object": "chat.completion.chunk"})
+        options = request.stream_options
+        self._no_usage = "null" if options.include_usage else ""
+        self._counts_on = options.include_usage and options.continuous_usage_stats
+        self._is_plain = not (request.may_call or request.logprobs)
+        """Whether deltas hold text alone."""
 
     def whole(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
         """The answer that is not streamed."""
@@ -47,33 +54,37 @@ class ChatAnswer:
             answer["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs)
         return answer
 
-    def chunks(self, item: PromptOutput) -> list[dict[str, Any]]:
-        """The chunks of one delta; the first one announces the role of every choice."""
+    def events(self, item: PromptOutput) -> str:
+        """The events of one delta; the first ones announce the role of every choice."""
         self._usage.add(item)
-        choices = [] if self._has_begun else self._opening_choices()
+        outputs = item.output.outputs
+        opening = "" if self._has_begun else self._opening_events()
         self._has_begun = True
-        choices += [self._delta(completion) for completion in item.output.outputs]
-        return [self._chunk([choice]) for choice in choices if _has_news(choice)]
+        if self._is_plain:
+            choices = [_plain_choice(c) for c in outputs if c.text or c.finish_reason]
+        else:
+            deltas = map(self._delta, outputs)
+            choices = [as_json(choice) for choice in deltas if _has_news(choice)]
+        usage = self._usage_of_chunk()
+        return opening + "".join([self._events.of(choice, usage) for choice in choices])
 
-    def last_chunks(self) -> list[dict[str, Any]]:
+    def last_events(self) -> str:
         """What a stream ends with."""
         if not self._request.stream_options.include_usage:
-            return []
-        return [{**self._chunk([]), "usage": self._usage.as_json()}]
+            return ""
+        return self._events.of("", as_json(self._usage.as_json()))
 
-    def _opening_choices(self) -> list[dict[str, Any]]:
+    def _opening_events(self) -> str:
         delta = {"role": ROLE, "content": ""}
-        return [
+        choices = [
             {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
             for index in range(self._request.n)
         ]
+        usage = self._usage_of_chunk()
+        return "".join([self._events.of(as_json(choice), usage) for choice in choices])
 
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices}
-        options = self._request.stream_options
-        if options.include_usage:
-            chunk["usage"] = self._usage.as_json() if options.continuous_usage_stats else None
-        return chunk
+    def _usage_of_chunk(self) -> str:
+        return as_json(self._usage.as_json()) if self._counts_on else self._no_usage
 
     def _choice(self, completion: CompletionOutput) -> dict[str, Any]:
         reader = self._reader(completion)
@@ -118,6 +129,16 @@ class ChatAnswer:
             return None
         top = self._request.top_logprobs or 0
         return chat_logprobs(completion.token_ids, completion.logprobs or [], top)
+
+
+def _plain_choice(completion: CompletionOutput) -> str:
+    """JSON of a choice that holds text alone, as ``_delta`` has it."""
+    ending = '"finish_reason":null,"stop_reason":null'
+    if completion.finish_reason is not None:
+        reasons = as_json(completion.finish_reason), as_json(completion.stop_reason)
+        ending = '"finish_reason":{},"stop_reason":{}'.format(*reasons)
+    delta = f'{{"content":{as_json(completion.text)}}}' if completion.text else "{}"
+    return f'{{"index":{completion.index},"logprobs":null,{ending},"delta":{delta}}}'
 
 
 def _has_news(choice: Mapping[str, Any]) -> bool:

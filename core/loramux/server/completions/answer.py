@@ -12,6 +12,7 @@ from loramux.server.generation.logprobs import CompletionLogprobs, prompt_logpro
 from loramux.server.generation.outputs_stream import PromptOutput
 from loramux.server.generation.prompts import Prompt
 from loramux.server.generation.usage import Usage
+from loramux.server.http.events import ChunkEvents, as_json
 
 
 class CompletionAnswer:
@@ -32,6 +33,13 @@ class CompletionAnswer:
         self._usage = Usage()
         self._logprobs: dict[int, CompletionLogprobs] = {}
         self._prompt_steps: dict[int, list[TokenLogprobs | None]] = {}
+        self._events = ChunkEvents(self._head)
+        needs_more = request.logprobs is not None or request.prompt_logprobs is not None
+        options = request.stream_options
+        self._no_usage = "null" if options.include_usage else ""
+        self._counts_on = options.include_usage and options.continuous_usage_stats
+        self._is_plain = not (needs_more or request.echo)
+        """Whether choices hold text alone; what asks for no text at all has an ``echo``."""
 
     def whole(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
         """The answer that is not streamed."""
@@ -39,22 +47,25 @@ class CompletionAnswer:
         choices = [choice for item in items for choice in self._choices(item)]
         return {**self._head, "choices": choices, "usage": self._usage.as_json()}
 
-    def chunks(self, item: PromptOutput) -> list[dict[str, Any]]:
-        """The chunks of one delta."""
-        options = self._request.stream_options
-        usage: dict[str, Any] = {}
-        choices = self._choices(item)
-        if options.include_usage:
-            usage["usage"] = self._usage.as_json() if options.continuous_usage_stats else None
-        return [
-            {**self._head, "choices": [choice], **usage} for choice in choices if _has_news(choice)
-        ]
+    def events(self, item: PromptOutput) -> str:
+        """The events of one delta, a chunk for each choice that has news."""
+        if self._is_plain:
+            self._usage.add(item)
+            first = item.prompt_index * self._request.n
+            choices = [_plain_choice(first, c) for c in item.output.outputs if _is_news(c)]
+        else:
+            choices = [as_json(choice) for choice in self._choices(item) if _has_news(choice)]
+        usage = self._usage_of_chunk()
+        return "".join([self._events.of(choice, usage) for choice in choices])
 
-    def last_chunks(self) -> list[dict[str, Any]]:
+    def last_events(self) -> str:
         """What a stream ends with."""
         if not self._request.stream_options.include_usage:
-            return []
-        return [{**self._head, "choices": [], "usage": self._usage.as_json()}]
+            return ""
+        return self._events.of("", as_json(self._usage.as_json()))
+
+    def _usage_of_chunk(self) -> str:
+        return as_json(self._usage.as_json()) if self._counts_on else self._no_usage
 
     def _choices(self, item: PromptOutput) -> list[dict[str, Any]]:
         if self._request.wants_prompt_only:
@@ -95,6 +106,21 @@ def _without_answer(item: PromptOutput) -> PromptOutput:
         for completion in item.output.outputs
     ]
     return PromptOutput(item.prompt_index, replace(item.output, outputs=empty))
+
+
+def _plain_choice(first: int, completion: CompletionOutput) -> str:
+    """JSON of a choice without log probabilities, as ``_choice`` has it; ``first`` is the index of
+    the prompt's first one."""
+    ending = '"finish_reason":null,"stop_reason":null'
+    if completion.finish_reason is not None:
+        reasons = as_json(completion.finish_reason), as_json(completion.stop_reason)
+        ending = '"finish_reason":{},"stop_reason":{}'.format(*reasons)
+    index, text = first + completion.index, as_json(completion.text)
+    return f'{{"index":{index},"text":{text},"logprobs":null,{ending}}}'
+
+
+def _is_news(completion: CompletionOutput) -> bool:
+    return bool(completion.text or completion.finish_reason)
 
 
 def _has_news(choice: Mapping[str, Any]) -> bool:

@@ -62,7 +62,7 @@ class StartedStream:
 
     def __init__(self, first: PromptOutput, rest: OutputStream) -> None:
         self.first = first
-        self._rest = rest
+        self.rest = rest
 
     @classmethod
     async def start(cls, outputs: OutputStream) -> StartedStream:
@@ -73,13 +73,8 @@ class StartedStream:
             await outputs.aclose()
             raise
 
-    async def __aiter__(self) -> OutputStream:
-        yield self.first
-        async for output in self._rest:
-            yield output
-
     async def aclose(self) -> None:
-        await self._rest.aclose()
+        await self.rest.aclose()
 
 
 def _next(source: AsyncGenerator[RequestOutput, None]) -> asyncio.Task[RequestOutput | None]:

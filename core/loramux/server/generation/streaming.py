@@ -33,11 +33,11 @@ class WholeAnswer(Protocol):
 class StreamedAnswer(Protocol):
     """How an endpoint words what the engine gives as it comes."""
 
-    def chunks(self, item: PromptOutput) -> Sequence[Mapping[str, Any]]:
-        """The chunks of one delta."""
+    def events(self, item: PromptOutput) -> str:
+        """The server-sent events of one delta; empty if it has nothing to tell."""
 
-    def last_chunks(self) -> Sequence[Mapping[str, Any]]:
-        """The chunks a stream ends with."""
+    def last_events(self) -> str:
+        """Those that a stream ends with."""
 
 
 async def answer_whole(
@@ -94,12 +94,15 @@ async def _events(
     watch: GenerationWatch,
 ) -> AsyncGenerator[bytes, None]:
     try:
-        async for item in stream:
+        watch.saw(stream.first)
+        if said := answer.events(stream.first):
+            yield said.encode()
+        async for item in stream.rest:
             watch.saw(item)
-            for chunk in answer.chunks(item):
-                yield event(chunk)
-        for chunk in answer.last_chunks():
-            yield event(chunk)
+            if said := answer.events(item):
+                yield said.encode()
+        if said := answer.last_events():
+            yield said.encode()
     except LoramuxError as error:
         record.refuse(error)
         yield event(as_api_error(error).body())

@@ -19,8 +19,8 @@ class Usage:
         """Count one delta, or one final output."""
         output = item.output
         self._prompts[item.prompt_index] = len(output.prompt_token_ids), output.num_cached_tokens
-        new = sum(len(completion.token_ids) for completion in output.outputs)
-        self._completions[item.prompt_index] += new
+        for completion in output.outputs:
+            self._completions[item.prompt_index] += len(completion.token_ids)
 
     def as_json(self) -> dict[str, Any]:
         """The ``usage`` object of the OpenAI API."""
