@@ -18,7 +18,7 @@ from loramux.bench.random_model import ModelShape
 from loramux.lora.checkpoint import finite, tensor_file
 from loramux.lora.checkpoint.finite import Bytes, FloatRuns
 from loramux.lora.checkpoint.host_buffer import host_buffer
-from loramux.lora.checkpoint.pairing import pair_tensors
+from loramux.lora.checkpoint.pairing import plan_pairs
 from loramux.lora.checkpoint.peft_config import parse_config
 from loramux.lora.checkpoint.pieces import PIECE_BYTES, read_pieces
 from loramux.lora.checkpoint.read_threads import read_threads
@@ -108,7 +108,8 @@ class Stages:
         measure("header, new", lambda: _parse(self.header, self.size), n)
         measure("header, seen before", lambda: parse_header(self.header, self.size), n)
         measure("views", lambda: tensor_file._views(content, entries, self.origin), n)
-        measure("pairs", lambda: pair_tensors(tensors, targets, self.sites), n)
+        shapes = {name: entry.shape for name, entry in entries.items()}
+        measure("pairs", lambda: plan_pairs(shapes, targets, self.sites).fill(tensors), n)
 
     def bytes_on_one_thread(self) -> None:
         """What is done with every byte, each part alone, over the whole file."""

@@ -11,7 +11,7 @@ import torch
 
 from loramux.errors import AdapterUnavailableError
 from loramux.lora.checkpoint.reader import MAX_CONFIG_BYTES
-from loramux.lora.checkpoint.tensor_file import read_safetensors
+from loramux.lora.checkpoint.tensor_file import open_safetensors
 from tests.lora.peft_adapters import (
     change_config,
     read_tensors,
@@ -86,7 +86,8 @@ def test_tensors_at_odd_offsets(tmp_path, last):
     data = odd.view(torch.uint8).numpy().tobytes() + even.view(torch.uint8).numpy().tobytes()
     file = tmp_path / "adapter_model.safetensors"
     file.write_bytes(len(header).to_bytes(8, "little") + header + data)
-    found = read_safetensors(file, 1000)
+    with open_safetensors(file, 1000) as opened:
+        found = opened.read()
     assert torch.equal(found.tensors["odd"], odd)
     assert torch.equal(found.tensors["even"], even)
     assert found.non_finite == (set() if even.isfinite().all() else {"even"})

@@ -18,6 +18,8 @@ def as_written(sites: Mapping[str, LoRASite], tensors: Iterable[str]) -> Mapping
     rules are about names, so that an adapter has to be read by those that it was trained with.
     """
     bare = {site.bare_name: site for site in sites.values() if site.bare_name is not None}
+    if not bare:
+        return sites
     parsed = [name for tensor in tensors if (name := parse_tensor_name(tensor)) is not None]
     if any(name.site in sites for name in parsed):
         return sites

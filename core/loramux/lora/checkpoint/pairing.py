@@ -24,79 +24,129 @@ BaseParameter = Callable[[str], torch.Tensor]
 _CHUNK_ELEMENTS = 2**24
 
 
+Shape = tuple[int, ...]
+
+
 class _Half(NamedTuple):
     """One tensor of the checkpoint that is half of a pair, under its name there."""
 
     key: str
     name: TensorName
-    tensor: torch.Tensor
+    shape: Shape
 
 
-def pair_tensors(
-    tensors: Mapping[str, torch.Tensor],
+class PairPlan:
+    """Which tensors of a checkpoint are the pair of which layer, as their names and shapes tell.
+
+    Args:
+        pairs: the tensors' names for each targeted layer.
+        copies: for each further tensor the parameter of the base model that it must be equal to.
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, Target],
+        pairs: Mapping[str, tuple[str, str]],
+        copies: Mapping[str, torch.Tensor],
+    ) -> None:
+        self._targets = targets
+        self._pairs = pairs
+        self._copies = copies
+
+    def fill(
+        self, tensors: Mapping[str, torch.Tensor], *, non_finite: Collection[str] = ()
+    ) -> dict[str, LowRankPair]:
+        """The pairs, now that the tensors have been read.
+
+        Args:
+            non_finite: names of the tensors that hold an infinity or a NaN.
+
+        Raises:
+            AdapterRefusedError: naming a tensor that is no copy of the base model's, or holds a
+                value that is not finite.
+        """
+        unequal = [key for key, base in self._copies.items() if not _is_copy(tensors[key], base)]
+        if unequal:
+            raise _changes_base(unequal)
+        pairs = {}
+        for layer, (a, b) in self._pairs.items():
+            for key in (a, b):
+                _check_finite(key, non_finite)
+            pairs[layer] = LowRankPair(tensors[a], tensors[b], self._targets[layer].scaling)
+        if not self._copies:
+            return pairs
+        # Views keep the whole file in memory: wasteful only where it holds more than the pairs.
+        return {layer: _cloned(pair) for layer, pair in pairs.items()}
+
+
+def plan_pairs(
+    shapes: Mapping[str, Shape],
     targets: Mapping[str, Target],
     sites: Mapping[str, LoRASite],
     base_parameter: BaseParameter | None = None,
-    *,
-    non_finite: Collection[str] = (),
-) -> dict[str, LowRankPair]:
+) -> PairPlan:
     """Give every targeted layer its two tensors, and every tensor its layer.
 
     Args:
-        tensors: the checkpoint's tensors by name.
+        shapes: those of the checkpoint's tensors by name.
         targets: the layers that the configuration targets.
         sites: all layers of the base model that could be targeted.
         base_parameter: returns a parameter of the base model by name or raises AttributeError, as
             ``model.get_parameter`` does; with it, copies of base weights in the checkpoint are
             accepted where they are equal to the base model's.
-        non_finite: names of the tensors that hold an infinity or a NaN.
 
     Raises:
-        AdapterRefusedError: naming the tensor or layer, if one is missing, left over, misshapen,
-            or holds a value that is not finite.
+        AdapterRefusedError: naming the tensor or layer, if one is missing, left over or misshapen.
     """
     halves, others = [], {}
-    for key, tensor in tensors.items():
+    for key, shape in shapes.items():
         name = parse_tensor_name(key)
         if name is None:
-            others[key] = tensor
+            others[key] = shape
         else:
-            halves.append(_Half(key, name, tensor))
-    _check_base_copies(others, base_parameter)
+            halves.append(_Half(key, name, shape))
+    copies = _base_copies(others, base_parameter)
     _check_one_adapter(halves)
     _check_layers(halves, targets, sites)
-    pairs = _pairs(halves, targets, non_finite)
-    # Views keep the whole file in memory: wasteful only where it holds more than the pairs.
-    return {layer: _cloned(pair) for layer, pair in pairs.items()} if others else pairs
+    return PairPlan(targets, _pairs(halves, targets), copies)
 
 
-def _check_base_copies(
-    others: Mapping[str, torch.Tensor], base_parameter: BaseParameter | None
-) -> None:
-    """Refuse tensors that are no part of a pair, but for unchanged copies of base weights."""
-    unequal = [key for key, copy in others.items() if not _is_base_copy(key, copy, base_parameter)]
-    if not unequal:
-        return
-    if not any(key.startswith(PREFIX) for key in unequal):
+def _base_copies(
+    others: Mapping[str, Shape], base_parameter: BaseParameter | None
+) -> dict[str, torch.Tensor]:
+    """The parameters that tensors which are no part of a pair are copies of, unless they differ."""
+    found = {key: _base_of(key, shape, base_parameter) for key, shape in others.items()}
+    unequal = [key for key, base in found.items() if base is None]
+    if unequal and not any(key.startswith(PREFIX) for key in unequal):
         raise AdapterRefusedError(
             f"tensor names must start with {PREFIX!r}, unlike {first_of(unequal)}; "
             "save the adapter with PEFT's save_pretrained."
         )
-    raise AdapterRefusedError(
-        f"tensor {first_of(unequal)} changes the base model beyond LoRA; save the adapter without "
+    if unequal:
+        raise _changes_base(unequal)
+    return {key: base for key, base in found.items() if base is not None}
+
+
+def _changes_base(tensors: Collection[str]) -> AdapterRefusedError:
+    return AdapterRefusedError(
+        f"tensor {first_of(tensors)} changes the base model beyond LoRA; save the adapter without "
         "it (for copies of the embeddings: save_pretrained with save_embedding_layers=False)."
     )
 
 
-def _is_base_copy(key: str, copy: torch.Tensor, base_parameter: BaseParameter | None) -> bool:
+def _base_of(key: str, shape: Shape, base_parameter: BaseParameter | None) -> torch.Tensor | None:
     name = base_parameter_name(key)
     if name is None or base_parameter is None:
-        return False
+        return None
     try:
         base = base_parameter(name)
     except AttributeError:
-        return False
-    return copy.shape == base.shape and _equal_as_loaded(copy.flatten(), base.detach().flatten())
+        return None
+    return base if base.shape == shape else None
+
+
+def _is_copy(copy: torch.Tensor, base: torch.Tensor) -> bool:
+    return _equal_as_loaded(copy.flatten(), base.detach().flatten())
 
 
 def _equal_as_loaded(copy: torch.Tensor, base: torch.Tensor) -> bool:
@@ -135,9 +185,7 @@ def _check_layers(
         )
 
 
-def _pairs(
-    halves: Iterable[_Half], targets: Mapping[str, Target], non_finite: Collection[str]
-) -> dict[str, LowRankPair]:
+def _pairs(halves: Iterable[_Half], targets: Mapping[str, Target]) -> dict[str, tuple[str, str]]:
     found: dict[tuple[str, str], _Half] = {}
     for half in halves:
         twin = found.setdefault((half.name.site, half.name.half), half)
@@ -155,34 +203,35 @@ def _pairs(
             "correct target_modules or save the adapter again."
         )
     return {
-        layer: _pair(target, found[layer, "A"], found[layer, "B"], non_finite)
+        layer: _pair(target, found[layer, "A"], found[layer, "B"])
         for layer, target in targets.items()
     }
 
 
-def _pair(target: Target, a: _Half, b: _Half, non_finite: Collection[str]) -> LowRankPair:
+def _pair(target: Target, a: _Half, b: _Half) -> tuple[str, str]:
     site = target.site
-    _check_half(a, site, (target.rank, site.in_features), non_finite)
-    _check_half(b, site, (site.out_features, target.rank), non_finite)
-    return LowRankPair(a.tensor, b.tensor, target.scaling)
+    _check_half(a, site, (target.rank, site.in_features))
+    _check_half(b, site, (site.out_features, target.rank))
+    return a.key, b.key
 
 
-def _check_half(
-    half: _Half, site: LoRASite, shape: tuple[int, int], non_finite: Collection[str]
-) -> None:
+def _check_half(half: _Half, site: LoRASite, shape: Shape) -> None:
     if half.name.is_embedding != (site.kind is SiteKind.EMBEDDING):
         raise AdapterRefusedError(
             f"tensor {shown(half.key)} is named for another kind of layer than {site.kind}; "
             "check that the adapter was trained for this model."
         )
-    if half.tensor.shape != shape:
+    if half.shape != shape:
         raise AdapterRefusedError(
-            f"tensor {shown(half.key)} has the shape {list(half.tensor.shape)} instead of "
+            f"tensor {shown(half.key)} has the shape {list(half.shape)} instead of "
             f"{list(shape)}; check the base model and the fields r and rank_pattern."
         )
-    if half.key in non_finite:
+
+
+def _check_finite(key: str, non_finite: Collection[str]) -> None:
+    if key in non_finite:
         raise AdapterRefusedError(
-            f"tensor {shown(half.key)} holds a value that is not finite; train the adapter again."
+            f"tensor {shown(key)} holds a value that is not finite; train the adapter again."
         )
 
 

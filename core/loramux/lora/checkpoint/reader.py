@@ -10,15 +10,14 @@ from pathlib import Path
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
 from loramux.lora.checkpoint.layer_names import as_written, parameters_as_written
-from loramux.lora.checkpoint.pairing import BaseParameter, pair_tensors
+from loramux.lora.checkpoint.pairing import BaseParameter, plan_pairs
 from loramux.lora.checkpoint.peft_config import CONFIG_NAME, PeftLoraConfig, parse_config
 from loramux.lora.checkpoint.targets import Target, resolve_targets
 from loramux.lora.checkpoint.tensor_file import (
     PICKLE_NAME,
     SAFETENSORS_NAME,
-    TensorFile,
-    read_safetensors,
-    read_tensor_names,
+    OpenTensorFile,
+    open_safetensors,
 )
 from loramux.lora.checkpoint.untrusted import shown
 from loramux.lora.site import LoRASite
@@ -40,6 +39,9 @@ def read_adapter(
 ) -> AdapterWeights:
     """Read and check one adapter; blocking, so call it off the event loop.
 
+    Whatever its configuration and the names and shapes of its tensors can tell is checked before
+    the tensors are read, so that an adapter which cannot be served takes no memory for them.
+
     Args:
         path: directory with ``adapter_config.json`` and ``adapter_model.safetensors``.
         sites: the layers of the base model that an adapter may target.
@@ -60,27 +62,18 @@ def read_adapter(
     with errors_naming(directory):
         config = parse_config(read_config(directory))
         _check_base(config, base_names)
-        sites = _as_written(directory, sites, max_bytes)
-        if base_parameter is not None:
-            base_parameter = parameters_as_written(base_parameter, sites)
-        targets = resolve_targets(config, sites)
-        _check_rank(targets, max_rank)
-        file = read_tensors(directory, max_bytes, allocate)
-        pairs = pair_tensors(
-            file.tensors, targets, sites, base_parameter, non_finite=file.non_finite
-        )
-        pairs = {sites[layer].name: pair for layer, pair in pairs.items()}
-        return AdapterWeights(file.digest(config.identity()), pairs)
-
-
-def _as_written(
-    directory: Path, sites: Mapping[str, LoRASite], max_bytes: int
-) -> Mapping[str, LoRASite]:
-    file = directory / SAFETENSORS_NAME
-    has_two_names = any(site.bare_name is not None for site in sites.values())
-    if not has_two_names or not file.is_file():
-        return sites
-    return as_written(sites, read_tensor_names(file, max_bytes))
+        with open_tensors(directory, max_bytes) as file:
+            sites = as_written(sites, file.entries)
+            if base_parameter is not None:
+                base_parameter = parameters_as_written(base_parameter, sites)
+            targets = resolve_targets(config, sites)
+            _check_rank(targets, max_rank)
+            shapes = {key: entry.shape for key, entry in file.entries.items()}
+            plan = plan_pairs(shapes, targets, sites, base_parameter)
+            content = file.read(allocate)
+        pairs = plan.fill(content.tensors, non_finite=content.non_finite)
+        named = {sites[layer].name: pair for layer, pair in pairs.items()}
+        return AdapterWeights(content.digest(config.identity()), named)
 
 
 @contextmanager
@@ -115,11 +108,14 @@ def read_config(directory: Path) -> bytes:
     return text
 
 
-def read_tensors(directory: Path, max_bytes: int, allocate: Allocate = host_buffer) -> TensorFile:
-    """The tensors of a checkpoint's directory."""
-    file = directory / SAFETENSORS_NAME
-    if file.is_file():
-        return read_safetensors(file, max_bytes, allocate)
+@contextmanager
+def open_tensors(directory: Path, max_bytes: int) -> Iterator[OpenTensorFile]:
+    """The tensor file of a checkpoint's directory."""
+    path = directory / SAFETENSORS_NAME
+    if path.is_file():
+        with open_safetensors(path, max_bytes) as file:
+            yield file
+        return
     if (directory / PICKLE_NAME).is_file():
         raise AdapterRefusedError(
             f"there is only {PICKLE_NAME}, a pickle; convert it to {SAFETENSORS_NAME} by loading "

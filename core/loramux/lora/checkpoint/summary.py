@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loramux.errors import AdapterRefusedError
 from loramux.lora.checkpoint.peft_config import PeftLoraConfig, parse_config
-from loramux.lora.checkpoint.reader import errors_naming, read_config, read_tensors
+from loramux.lora.checkpoint.reader import errors_naming, open_tensors, read_config
 from loramux.lora.checkpoint.tensor_file import SAFETENSORS_NAME, TensorFile
 from loramux.lora.checkpoint.tensor_names import TensorName, parse_tensor_name
 from loramux.lora.checkpoint.untrusted import first_of, shown
@@ -48,7 +48,8 @@ def summarise_checkpoint(
     """
     with errors_naming(directory):
         config = parse_config(read_config(directory))
-        file = read_tensors(directory, max_bytes)
+        with open_tensors(directory, max_bytes) as opened:
+            file = opened.read()
         names = _lora_names(file)
         return CheckpointSummary(
             config=config,

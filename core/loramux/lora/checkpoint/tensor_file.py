@@ -6,7 +6,8 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -53,40 +54,50 @@ class TensorFile:
         return hashlib.sha256(identity + b"\0" + self.hashes).hexdigest()
 
 
-def read_safetensors(path: Path, max_bytes: int, allocate: Allocate = host_buffer) -> TensorFile:
-    """Read a safetensors file of at most ``max_bytes`` into memory that ``allocate`` gives.
+class OpenTensorFile:
+    """A safetensors file of which the header has been read and checked, and nothing else.
+
+    Attributes:
+        entries: the tensors that the header describes, by name.
+    """
+
+    def __init__(self, file: io.BufferedReader, name: str, max_bytes: int) -> None:
+        self._file = file
+        self._name = name
+        self._size = _checked_size(file, name, max_bytes)
+        self._prefix = file.read(PREFIX_BYTES)
+        self._header = file.read(header_length(self._prefix, self._size))
+        self.entries = parse_header(self._header, self._size)
+
+    def read(self, allocate: Allocate = host_buffer) -> TensorFile:
+        """Read the tensors into memory that ``allocate`` gives.
+
+        Raises:
+            AdapterRefusedError: if the file has become shorter.
+            OSError: if reading fails.
+        """
+        origin = PREFIX_BYTES + len(self._header)
+        runs = FloatRuns.of(self.entries.values(), origin)
+        inspect = runs.may_hold_non_finite
+        pieces = _read(self._file, self._name, origin, self._size, inspect, allocate)
+        return TensorFile(
+            num_bytes=self._size,
+            hashes=hashlib.sha256(self._prefix + self._header).digest() + pieces.hashes,
+            tensors=_views(torch.from_numpy(pieces.content), self.entries, origin),
+            non_finite=_non_finite(pieces, self.entries, origin),
+        )
+
+
+@contextmanager
+def open_safetensors(path: Path, max_bytes: int) -> Iterator[OpenTensorFile]:
+    """Open a safetensors file of at most ``max_bytes``.
 
     Raises:
         AdapterRefusedError: if the file is too large or breaks the format.
         OSError: if reading fails.
     """
     with path.open("rb") as file:
-        size = _checked_size(file, path.name, max_bytes)
-        prefix = file.read(PREFIX_BYTES)
-        header = file.read(header_length(prefix, size))
-        entries = parse_header(header, size)
-        origin = PREFIX_BYTES + len(header)
-        runs = FloatRuns.of(entries.values(), origin)
-        pieces = _read(file, path.name, origin, size, runs.may_hold_non_finite, allocate)
-    return TensorFile(
-        num_bytes=size,
-        hashes=hashlib.sha256(prefix + header).digest() + pieces.hashes,
-        tensors=_views(torch.from_numpy(pieces.content), entries, origin),
-        non_finite=_non_finite(pieces, entries, origin),
-    )
-
-
-def read_tensor_names(path: Path, max_bytes: int) -> Collection[str]:
-    """The names in a safetensors file, of which only the header is read.
-
-    Raises:
-        AdapterRefusedError: if the file is too large or breaks the format.
-        OSError: if reading fails.
-    """
-    with path.open("rb") as file:
-        size = _checked_size(file, path.name, max_bytes)
-        header = file.read(header_length(file.read(PREFIX_BYTES), size))
-        return parse_header(header, size).keys()
+        yield OpenTensorFile(file, path.name, max_bytes)
 
 
 def _checked_size(file: io.BufferedReader, name: str, max_bytes: int) -> int:
