@@ -32,13 +32,8 @@ from typing import TYPE_CHECKING, TypeVar
 from loramux import LoRARequest, LoRAResolver, env, hookimpl
 from loramux.errors import AdapterNotFoundError, AdapterUnavailableError, PluginError
 from loramux.lora.hub.daemon_call import call_in_daemon_thread
-from loramux.lora.hub.source import (
-    DEFAULT_BRANCH,
-    HubPath,
-    HubSource,
-    is_commit,
-    log_served_from_cache,
-)
+from loramux.lora.hub.names import DEFAULT_BRANCH, is_commit
+from loramux.lora.hub.source import HubPath, HubSource, log_served_from_cache
 from loramux.lora.resolver import stable_lora_int_id
 from loramux_resolvers.answer_cache import AnswerCache
 from loramux_resolvers.safe_names import why_unsafe

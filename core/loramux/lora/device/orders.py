@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import queue
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from loramux.lora.adapter import Adapter
 
-if TYPE_CHECKING:
-    from loramux.lora.device.pool import DevicePool
+
+class Pool(Protocol):
+    """What orders need of the pool that carries them out."""
+
+    def prefetch(self, adapter: Adapter) -> bool: ...
+
+    def take_failure(self, adapter: Adapter) -> Exception | None: ...
+
+    def get(self, adapter: Adapter) -> object | None: ...
 
 
 class PlacementOrders:
@@ -28,14 +35,14 @@ class PlacementOrders:
         self._new.put((adapter, order))
         return order
 
-    def advance(self, pool: DevicePool) -> None:
+    def advance(self, pool: Pool) -> None:
         """Bring what was ordered a step nearer; on the engine's thread."""
         while not self._new.empty():
             self._open.append(self._new.get())
         self._open = [order for order in self._open if not _is_over(*order, pool)]
 
 
-def _is_over(adapter: Adapter, order: Future[None], pool: DevicePool) -> bool:
+def _is_over(adapter: Adapter, order: Future[None], pool: Pool) -> bool:
     if order.cancelled():
         return True
     pool.prefetch(adapter)

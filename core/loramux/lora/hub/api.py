@@ -23,8 +23,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
 
 from loramux.errors import AdapterUnavailableError
 from loramux.lora.hub.errors import hub_errors
+from loramux.lora.hub.names import CONFIG_FILE, WEIGHTS_FILE, is_commit
 from loramux.lora.hub.session import again_if_closed
-from loramux.lora.hub.source import CONFIG_FILE, WEIGHTS_FILE, is_commit
 from loramux.lora.resolve.deadline import resolve_timeout
 
 MAX_PAGES = 10

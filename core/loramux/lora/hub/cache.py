@@ -14,8 +14,8 @@ from pathlib import Path
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
+from loramux.lora.hub.names import is_commit
 from loramux.lora.hub.snapshot import Snapshot
-from loramux.lora.hub.source import is_commit
 
 log = logging.getLogger(__name__)
 

@@ -14,15 +14,11 @@ from pathlib import Path
 
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.hub.ledger import HubLedger
+from loramux.lora.hub.names import CONFIG_FILE, DEFAULT_BRANCH, WEIGHTS_FILE, is_commit
 from loramux.lora.size_limit import max_adapter_bytes
 from loramux.lora.source import AdapterSource, FetchProgress
 
 log = logging.getLogger(__name__)
-
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-
-DEFAULT_BRANCH = "main"
 
 _REPOSITORY_PART = r"[A-Za-z0-9_](?:[\w.-]*\w)?"
 _COMPONENT = r"[^./\\@:][^/\\@:]*"
@@ -32,11 +28,6 @@ _PATH = re.compile(
     rf"(?:@(?P<revision>{_COMPONENT}(?:/{_COMPONENT})*))?",
     re.ASCII,
 )
-
-
-def is_commit(revision: str) -> bool:
-    """Whether a revision is a commit, which never changes, and not a branch or tag."""
-    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 @dataclass(frozen=True)
