@@ -167,6 +167,20 @@ def check(case: Case, tiles: tuple[int, int, int] = (16, 16, 16), programs: int 
     torch.testing.assert_close(out.double(), batch.expected, atol=5e-6, rtol=1e-5)
 
 
+def check_padded(case: Case, is_decode: bool) -> None:
+    """The way the engine's captured steps ask for their attention."""
+    from loramux.engine.running.attention import PaddedBatch, TritonAttention
+
+    batch = make_batch(case)
+    compute(batch)  # stores the new tokens
+    made = batch.metadata
+    tensors = (made.slots, made.block_table, made.lengths, made.query_start_loc)
+    padded = PaddedBatch(*tensors, made.block_size, is_decode)
+    attend = TritonAttention(len(case.shapes)).over_padded(padded)
+    out = attend(batch.query, batch.cache, batch.options)
+    torch.testing.assert_close(out.double(), batch.expected, atol=5e-6, rtol=1e-5)
+
+
 def check_torch_reference(case: Case) -> None:
     """The same batch through ``paged_attention``, whose unused slots must be numbers."""
     from loramux_kernels.paged_attention import paged_attention

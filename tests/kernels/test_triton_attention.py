@@ -115,6 +115,11 @@ def test_the_torch_reference_agrees(interpreter):
         interpreter.submit(attention_cases.check_torch_reference, case).result()
 
 
+def test_steps_of_fixed_size_ask_the_engine_s_attention(interpreter):
+    interpreter.submit(attention_cases.check_padded, Case(SINGLE_TOKENS), True).result()
+    interpreter.submit(attention_cases.check_padded, Case(MIXED, window=20), False).result()
+
+
 @settings(deadline=None, max_examples=20)
 @given(
     lengths=st.lists(st.integers(0, 200), min_size=1, max_size=6),

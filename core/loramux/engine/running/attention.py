@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,6 +20,26 @@ from loramux_kernels.paged_attention import (
     PrefillChunk,
     paged_attention,
 )
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedBatch:
+    """A step of fixed size in device memory at fixed addresses, as int32.
+
+    Shapes:
+        slots: ``[rows]``, -1 for rows of padding.
+        block_table: ``[sequences, max_blocks]``.
+        lengths: ``[sequences]``, 0 for those of padding.
+        query_start_loc: ``[sequences + 1]``, where each sequence's rows begin, and the end.
+    """
+
+    slots: Tensor
+    block_table: Tensor
+    lengths: Tensor
+    query_start_loc: Tensor
+    block_size: int
+    is_decode: bool
+    """Every sequence has one row, those of padding too."""
 
 
 class AttentionBackend(ABC):
@@ -37,6 +58,16 @@ class AttentionBackend(ABC):
     @abstractmethod
     def over(self, layout: StepLayout, slots: Tensor) -> Attend:
         """The attention of one step, whose ``slots`` are on the device."""
+
+    def over_padded(self, batch: PaddedBatch) -> Attend:
+        """The attention of steps that CUDA graphs hold: launches depend on no content of tensors.
+
+        Raises:
+            NotImplementedError: not ``can_be_captured``.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot be held by CUDA graphs: set enforce_eager."
+        )
 
 
 class TorchAttention(AttentionBackend):
@@ -90,6 +121,20 @@ class TritonAttention(AttentionBackend):
             [rows.length for rows in layout.rows] + [0] * spare,
             [rows.chunk.num_tokens for rows in layout.rows] + [0] * spare,
             layout.block_size,
+        )
+        return partial(_attend_triton, self._kernels.triton_paged_attention, metadata)
+
+    def over_padded(self, batch: PaddedBatch) -> Attend:
+        rows, sequences = len(batch.slots), len(batch.lengths)
+        metadata = self._kernels.Metadata(
+            batch.slots,
+            batch.block_table,
+            batch.lengths,
+            batch.query_start_loc,
+            batch.block_size,
+            num_decodes=sequences,
+            num_prefills=0 if batch.is_decode else min(sequences, rows // 2),
+            num_prefill_rows=0 if batch.is_decode else rows,
         )
         return partial(_attend_triton, self._kernels.triton_paged_attention, metadata)
 

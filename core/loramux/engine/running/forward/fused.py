@@ -78,6 +78,7 @@ class FusedForward:
         max_blocks = -(-max_model_len // args.block_size)
         return PaddedPlan(
             decoder=self._decoder,
+            attention=self._attention,
             caches=self._caches,
             tables=BlockTables(args.max_num_seqs, max_blocks, self._device),
             in_flight=self._in_flight,

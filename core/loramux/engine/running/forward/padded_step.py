@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -11,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loramux.engine.running.attention import AttentionBackend, PaddedBatch
 from loramux.engine.running.step_layout import StepLayout, lay_out
 from loramux.engine.running.tokens_in_flight import TokensInFlight
 from loramux.lora.device.packed import PackedLoRA
 from loramux.models.fused import FusedDecoder, FusedStep
-from loramux_kernels.paged_attention import AttentionOptions, LayerCache
+from loramux_kernels.paged_attention import LayerCache
 
 DECODE_ROWS = (1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 257, 32))
 MIXED_ROWS = (64, *range(128, 640, 64), 640, 768, 896, 1024)
@@ -71,6 +71,7 @@ class PaddedPlan:
     """What every padded step reads and writes."""
 
     decoder: FusedDecoder
+    attention: AttentionBackend
     caches: dict[int, LayerCache]
     tables: BlockTables
     in_flight: TokensInFlight
@@ -116,38 +117,18 @@ class PaddedStep:
         ids, positions, slots, lengths, starts, logit_rows = torch.split(
             self._inputs, [rows, rows, rows, sequences, sequences + 1, sequences]
         )
+        tables = plan.tables.on_device[:sequences]
+        batch = PaddedBatch(slots, tables, lengths, starts, plan.block_size, size.is_decode)
         step = FusedStep(
             input_ids=plan.in_flight.resolve(ids),
             positions=positions,
             slots=slots,
             logit_rows=None if size.is_decode else logit_rows,
             caches=plan.caches,
-            attend=self._attention(slots, lengths, starts),
+            attend=plan.attention.over_padded(batch),
             lora=lora,
         )
         return plan.decoder(step)
-
-    def _attention(
-        self, slots: Tensor, lengths: Tensor, starts: Tensor
-    ) -> Callable[[Tensor, LayerCache, AttentionOptions], Tensor]:
-        from loramux_kernels.triton_attention import Metadata, triton_paged_attention
-
-        size, sequences = self.size, self.size.sequences
-        metadata = Metadata(
-            slots,
-            self._plan.tables.on_device[:sequences],
-            lengths,
-            starts,
-            self._plan.block_size,
-            num_decodes=sequences,
-            num_prefills=0 if size.is_decode else min(sequences, size.rows // 2),
-            num_prefill_rows=0 if size.is_decode else size.rows,
-        )
-
-        def attend(query: Tensor, cache: LayerCache, options: AttentionOptions) -> Tensor:
-            return triton_paged_attention(query, cache, metadata, options)
-
-        return attend
 
 
 def _padded(layout: StepLayout, logit_rows: list[int], size: StepSize) -> array[int]:
