@@ -136,6 +136,13 @@ def test_the_makers_files_say_how_unless_told(world: EmbeddingWorld) -> None:
 
     assert kinds() == ("LAST", True)  # without lm_head it can do nothing else
     assert plan_of(world, task="generate") is None
+    any_number = plan_of(world, hf_overrides={"matryoshka_dimensions": None})
+    assert any_number is not None
+    any_number.check(PoolingParams(dimensions=9))
+    none = plan_of(world, hf_overrides={"is_matryoshka": False, "matryoshka_dimensions": None})
+    assert none is not None
+    with pytest.raises(InvalidRequestError, match="does not support matryoshka representation"):
+        none.check(PoolingParams(dimensions=8))
     write_sentence_transformers(world.model, "mean_tokens")
     assert kinds() == ("MEAN", False)
     assert kinds(pooler_config={"normalize": True}) == ("MEAN", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -10,6 +11,21 @@ from typing import Any
 from loramux import field_checks as check
 from loramux.errors import InvalidRequestError
 from loramux.pooling_params import PoolerConfig
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """What stands behind a flag that takes a JSON object.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidRequestError(f"{text!r} is no JSON object; write one such as {{}}.")
+    return value
 
 
 def option(default: Any, help: str, **extra: Any) -> Any:
@@ -40,6 +56,12 @@ class EngineArgs:
     trust_remote_code: bool = option(False, "run Python code that ships with the model")
     load_format: str = option(
         "auto", "auto reads the weights; dummy makes random ones", choices=("auto", "dummy")
+    )
+    hf_overrides: Mapping[str, Any] | None = option(
+        None,
+        "fields of the model's configuration that are to be others, such as "
+        '{"is_matryoshka": true}',
+        parse=json_object,
     )
     dtype: str = option(
         "auto",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -96,8 +97,18 @@ def load_config(args: EngineArgs) -> Config:
             f"The model {args.model!r} cannot be loaded ({_reason(error)}); check its path or id.",
             "model",
         ) from error
+    _override(config, args.hf_overrides or {})
     _refuse_unsupported(config, args.model)
     return config
+
+
+def _override(config: Config, fields: Mapping[str, Any]) -> None:
+    for name, value in fields.items():
+        part = getattr(config, name, None)
+        if isinstance(part, Config) and isinstance(value, Mapping):
+            _override(part, value)
+        else:
+            setattr(config, name, value)
 
 
 def load_tokenizer(args: EngineArgs) -> Tokenizer | None:
