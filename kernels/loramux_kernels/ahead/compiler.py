@@ -17,6 +17,7 @@ from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.runtime.cache import triton_key
 
 from loramux_kernels.ahead.rehearsal import Specialization
 
@@ -24,6 +25,7 @@ from loramux_kernels.ahead.rehearsal import Specialization
 def main() -> None:
     """Read an order, carry it out, and end with status 1 if some of it failed."""
     driver = nvidia_driver()
+    triton_key()  # Triton hashes itself once in each process: forks have it from this one
     order = sys.stdin.read()
     if order:  # else whoever started this has changed its mind
         sys.exit(not carry_out(order, driver))
