@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
@@ -33,11 +32,17 @@ from loramux.models.attention import (
 )
 from loramux.models.backbone import Backbone
 from loramux.models.fused import FusedDecoder
+from loramux.models.refusals import (
+    check_attention,
+    check_complete,
+    check_decoder,
+    not_causal,
+    refuse_unsupported,
+)
 
 log = get_logger(__name__)
 
 LENGTH_DEPENDENT_ROPES = {"longrope", "dynamic"}
-SUPPORTED_LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +103,7 @@ def load_config(args: EngineArgs) -> Config:
             "model",
         ) from error
     _override(config, args.hf_overrides or {})
-    _refuse_unsupported(config, args.model)
+    refuse_unsupported(config, args.model)
     return config
 
 
@@ -141,10 +146,10 @@ def load_model(args: EngineArgs, config: Config, *, pools: bool = False) -> Load
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device, config)
     if pools:
-        _check_decoder(config, args.model)
+        check_decoder(config, args.model)
     model = _make_model(args, config, device, dtype, pools).eval().requires_grad_(False)
     kv_shapes = _probe(model, args.model)
-    _check_attention(config, kv_shapes, args.model)
+    check_attention(config, kv_shapes, args.model)
     log.info("%s on %s in %s, %d layers", args.model, device, dtype, len(kv_shapes))
     return LoadedModel(
         model=model,
@@ -248,7 +253,7 @@ def _make_model(
             "check that its files are whole.",
             "model",
         ) from error
-    _check_complete(args.model, sorted(info["missing_keys"]))
+    check_complete(args.model, sorted(info["missing_keys"]))
     model = model.to(device)
     return Backbone(model) if pools else model
 
@@ -257,62 +262,7 @@ def _probe(model: nn.Module, name: str) -> dict[int, KVShape]:
     try:
         return probe_kv_shapes(model)
     except BidirectionalError as error:
-        raise _not_causal(name) from error
-
-
-def _check_decoder(config: Config, name: str) -> None:
-    """Whether the model is one that could write text, if it had an output layer."""
-    is_remote = "AutoModel" in (getattr(config, "auto_map", None) or {})
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_remote:
-        raise _not_causal(name)
-
-
-def _not_causal(name: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"The model {name!r} is no causal decoder, its tokens see those that follow them, so "
-        "loramux cannot run it; choose a decoder such as Qwen3-Embedding.",
-        "model",
-    )
-
-
-def _check_complete(name: str, missing: list[str]) -> None:
-    """transformers fills what a checkpoint lacks with random numbers, and only warns."""
-    if missing:
-        raise InvalidRequestError(
-            f"The weights of {name!r} lack {len(missing)} tensors, {missing[0]} among them; "
-            "check that its files are whole and belong to its config.json.",
-            "model",
-        )
-
-
-def _refuse_unsupported(config: Config, name: str) -> None:
-    text_config = config.get_text_config()
-    layer_types = set(getattr(text_config, "layer_types", None) or ())
-    if not layer_types <= SUPPORTED_LAYER_TYPES:
-        kinds = ", ".join(sorted(layer_types - SUPPORTED_LAYER_TYPES))
-        raise InvalidRequestError(
-            f"The model {name!r} has layers of kind {kinds}, which loramux cannot run yet; "
-            "choose a model with full or sliding attention.",
-            "model",
-        )
-    if getattr(config, "is_causal", True) is False:
-        raise _not_causal(name)
-    if getattr(text_config, "alibi", False):
-        raise InvalidRequestError(
-            f"The model {name!r} uses ALiBi position biases, which loramux cannot run yet; "
-            "choose a model with rotary or learned positions.",
-            "model",
-        )
-
-
-def _check_attention(config: Config, kv_shapes: dict[int, KVShape], name: str) -> None:
-    expected = config.get_text_config().num_hidden_layers
-    if len(kv_shapes) != expected:
-        raise InvalidRequestError(
-            f"The model {name!r} sends {len(kv_shapes)} of its {expected} layers through "
-            "transformers' attention interface, so loramux cannot run it; choose another model.",
-            "model",
-        )
+        raise not_causal(name) from error
 
 
 def _reason(error: Exception) -> str:
