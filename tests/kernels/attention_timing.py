@@ -101,8 +101,6 @@ BEFORE_AND_PREDICTED: dict[str, tuple[float | None, float]] = {
 DECODE_TILES = {
     "32 w2 s4 4/SM": Tiles(),
     "no overlap": Tiles(),
-    "nothing asked": Tiles(DecodeTiles(asked_ahead=0)),
-    "32 asked": Tiles(DecodeTiles(asked_ahead=32)),
     "3/SM": Tiles(DecodeTiles(programs_per_processor=3)),
     "64 w4 s3 3/SM": Tiles(DecodeTiles(64, 4, 3, 3)),
 }

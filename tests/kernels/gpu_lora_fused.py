@@ -39,7 +39,6 @@ from tests.kernels.fused_lora_timing import (
     WAYS,
     LlamaLayer,
     Mix,
-    Way,
     activation_times,
     kernel_times,
 )
@@ -116,7 +115,9 @@ def checks(names: Sequence[str]) -> dict[str, Check]:
             (Attention(8, 4, 256, 256, norms=True), 3),
             (Attention(32, 32, 96, 72), 1),
         ):
-            found[f"{name}: {attention}"] = partial(rotation, place, tiles, attention, slices)
+            found[f"{name}: {attention}"] = partial(
+                rotation, place, tiles, attention, slices, ranks
+            )
         for width, in_features, plus_one in NORMS:
             found[f"{name}: norm of {width}"] = partial(
                 norm, place, tiles, width, in_features, plus_one
@@ -178,15 +179,11 @@ def outcome(name: str) -> str:
 
 def print_layer(layer: LlamaLayer, rows: int, mixes: Sequence[Mix]) -> None:
     layer.take(rows)
-    copies, repeats = (4, 15) if rows <= 512 else (1, 6)
-    base = layer.measure(Way(), MIXES[0], copies, repeats)
-    print(f"{rows} rows, base {base:.1f} us", flush=True)
+    copies, repeats = (4, 25) if rows <= 1040 else (1, 9)
     for mix in mixes:
-        cells = []
-        for way in WAYS:
-            spent = layer.measure(way, mix, copies, repeats)
-            cells.append(f"{way.name} +{spent - base:.1f} ({base / spent:.3f})")
-        print(f"    {mix.name:12}" + "  ".join(cells), flush=True)
+        base, more = layer.compare(mix, copies, repeats)
+        cells = [f"{name} +{m:.1f} ({base / (base + m):.3f})" for name, m in more.items()]
+        print(f"{rows} rows, base {base:.1f}, {mix.name}: " + "  ".join(cells), flush=True)
 
 
 def print_kernels(layer: LlamaLayer, rows: int) -> None:

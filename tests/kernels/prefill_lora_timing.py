@@ -55,29 +55,26 @@ CONTESTS = {
             "64 features": shrinking(features=64, stages=8),
             "4 splits": shrinking(whole_rows=None),
             "128 rows, 2 splits": shrinking(128, warps=8, max_splits=2, whole_rows=None),
-            "1/SM": shrinking(programs_per_sm=1),
+            "2/SM": shrinking(programs_per_sm=2),
         },
-        "22 + 20 + 21 + 66 = 129",
+        "23 + 21 + 22 + 59 = 125",
     ),
     "activation": Contest(
         {
-            "16x128 w4 6/SM": PREFILL,
-            "16x256 w8 3/SM": activating(16, 256, 8, 3, 80),
-            "32x128 w8 3/SM": activating(32, 128, 8, 3, 80),
-            "16x128 w4 5/SM": activating(16, 128, 4, 5, 96),
+            "16x128 w4 5/SM": PREFILL,
+            "16x128 w4 4/SM": activating(16, 128, 4, 4, 128),
+            "16x256 w8 2/SM": activating(16, 256, 8, 2, 128),
         },
-        "195, plain 162",
+        "206, plain 180",
     ),
     "rotation": Contest(
         {
-            "16 rows 8 heads 4/SM": PREFILL,
-            "16 rows 16 heads 4/SM": rotating(16, 16, 4, 128),
-            "16 rows 8 heads 5/SM": rotating(16, 8, 5, 96),
-            "32 rows 8 heads 3/SM": rotating(32, 8, 3, 168),
+            "16 rows 16 heads 4/SM": PREFILL,
+            "16 rows 16 heads 3/SM": rotating(16, 16, 3, 168),
         },
-        "85, plain 62",
+        "83, plain 64",
     ),
-    "norm": Contest({"2/SM": PREFILL, "3/SM": normalizing(3, 80)}, "90, plain 69"),
+    "norm": Contest({"2/SM": PREFILL, "1/SM": normalizing(1, 255)}, "100, plain 72"),
 }
 
 

@@ -35,7 +35,7 @@ TYPES = (
 )
 HEADS = {"NUM_HEADS": 32, "NUM_KV_HEADS": 8}
 ATTENTION = HEADS | {"KEY_DIM": 128, "VALUE_DIM": 128, "BLOCK_SIZE": 16, "HAS_SOFTCAP": False}
-DECODE = ATTENTION | {"ROWS": 16, "TILE": 32, "MANY": 16, "ASKED": 128}
+DECODE = ATTENTION | {"ROWS": 16, "TILE": 32, "MANY": 16}
 PLAN = {"SEQUENCES": 64, "NUM_KV_HEADS": 8, "TILE": 32, "MIN_TOKENS": 64}
 NORMS = {"Q_PLUS_ONE": False, "K_PLUS_ONE": False}
 TILES = {"x_tiles": "tensordesc<bf16[16, 256]>", "weight_tiles": "tensordesc<bf16[64, 256]>"}

@@ -100,7 +100,6 @@ def _decode(
         ROWS=max(16, triton.next_power_of_2(num_heads // num_kv_heads)),
         TILE=tiles.keys,
         MANY=tiles.joined_at_once(num_heads // num_kv_heads, value_dim),
-        ASKED=tiles.asked_ahead if overlap["OVERLAP"] else 0,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         maxnreg=tiles.registers,

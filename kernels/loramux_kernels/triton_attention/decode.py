@@ -18,7 +18,6 @@ from loramux_kernels.triton_attention.plan import CHUNK_FIELDS
 from loramux_kernels.triton_attention.softmax import (
     LOG2_E,
     PRECISION,
-    ask_for_tokens,
     exponentials,
     load_tokens,
     logits,
@@ -55,7 +54,6 @@ def attend_chunks(  # noqa: PLR0915, PLR0917
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
     MANY: tl.constexpr,
-    ASKED: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
     """Attention over one program's chunks; the sink counts as a key of the first of a sequence.
@@ -79,9 +77,6 @@ def attend_chunks(  # noqa: PLR0915, PLR0917
     offset = tl.arange(0, TILE)
     table = block_table + sequence.to(tl.int64) * table_stride
     page = pages_of(table, begin, offset, end, BLOCK_SIZE, False, True)
-    _ask_for_first(
-        keys, values, table, begin, end, NUM_KV_HEADS, KEY_DIM, VALUE_DIM, BLOCK_SIZE, ASKED
-    )
     wait_for_kernel_ahead(OVERLAP)
     let_next_begin(OVERLAP)
 
@@ -136,21 +131,9 @@ def attend_chunks(  # noqa: PLR0915, PLR0917
             v = load_tokens(values, slot, exists, NUM_KV_HEADS * VALUE_DIM, VALUE_DIM, True)
             acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=PRECISION)
 
-        # The next item's keys are on their way while this one's result is written.
+        # Blocks of the next item are looked up while this one's result is written.
         table = block_table + next_sequence.to(tl.int64) * table_stride
         page = pages_of(table, next_begin, offset, next_end, BLOCK_SIZE, False, True)
-        _ask_for_first(
-            keys,
-            values,
-            table,
-            next_begin,
-            next_end,
-            NUM_KV_HEADS,
-            KEY_DIM,
-            VALUE_DIM,
-            BLOCK_SIZE,
-            ASKED,
-        )
         total = tl.sum(sums, 1)
         result = acc / total[:, None]
         if count == 1:
@@ -176,28 +159,6 @@ def attend_chunks(  # noqa: PLR0915, PLR0917
             )
         sequence, row, begin, end = next_sequence, next_row, next_begin, next_end
         chunk, count, place, following = next_chunk, next_count, next_place, after_next
-
-
-@device_function
-def _ask_for_first(  # noqa: PLR0917
-    keys: tl.tensor,
-    values: tl.tensor,
-    table: tl.tensor,
-    begin: tl.tensor,
-    end: tl.tensor,
-    NUM_KV_HEADS: tl.constexpr,
-    KEY_DIM: tl.constexpr,
-    VALUE_DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    ASKED: tl.constexpr,
-) -> None:
-    """Have the first ``ASKED`` tokens of a chunk brought to the L2 cache."""
-    if ASKED > 0:
-        offset = tl.arange(0, ASKED)
-        page = pages_of(table, begin, offset, end, BLOCK_SIZE, False, True)
-        slot = slots_of(page, begin, offset, BLOCK_SIZE, False)
-        ask_for_tokens(keys, slot, offset < end - begin, NUM_KV_HEADS * KEY_DIM, KEY_DIM)
-        ask_for_tokens(values, slot, offset < end - begin, NUM_KV_HEADS * VALUE_DIM, VALUE_DIM)
 
 
 @device_function

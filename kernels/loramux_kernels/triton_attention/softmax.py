@@ -112,33 +112,6 @@ def load_tokens(
 
 
 @device_function
-def ask_for_tokens(
-    source: tl.tensor,
-    slot: tl.tensor,
-    exists: tl.tensor,
-    STRIDE: tl.constexpr,
-    DIM: tl.constexpr,
-) -> None:
-    """Have keys or values of one head brought to the L2 cache, which is always up to date.
-
-    So this may be done while another kernel still writes some of them.
-    """
-    LINE: tl.constexpr = 1024 // source.dtype.element_ty.primitive_bitwidth
-    LINES: tl.constexpr = triton.next_power_of_2(triton.cdiv(DIM, LINE))
-    column = tl.arange(0, LINES) * LINE
-    address = source + slot[:, None].to(tl.int64) * STRIDE + column[None, :]
-    wanted = exists[:, None] & (column < DIM)[None, :]
-    tl.inline_asm_elementwise(
-        "{ .reg .pred p; setp.ne.b32 p, $2, 0; @p prefetch.global.L2 [$1]; mov.b32 $0, 0; }",
-        "=r,l,r",
-        [address, wanted.to(tl.int32)],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@device_function
 def exponentials(
     raw: tl.tensor, top: tl.tensor, factor: tl.tensor, MAYBE_EMPTY: tl.constexpr
 ) -> tl.tensor:

@@ -19,8 +19,7 @@ class DecodeTiles:
     """Tokens per tile, and among how many programs the work of a batch is shared.
 
     ``programs_per_processor`` is what fits the shared memory of a multiprocessor, so that all run
-    at once. ``min_tokens`` bounds a program's share from below. ``asked_ahead`` is how many tokens
-    a program has brought to the L2 cache before it waits for the kernel ahead, a power of two or 0.
+    at once. ``min_tokens`` bounds a program's share from below.
     """
 
     keys: int = 32
@@ -28,7 +27,6 @@ class DecodeTiles:
     num_stages: int = 4
     programs_per_processor: int = 4
     min_tokens: int = 64
-    asked_ahead: int = 128
 
     def num_programs(self, num_kv_heads: int, device: torch.device) -> int:
         """Programs for each KV head."""

@@ -194,15 +194,15 @@ PREFILL = LoRATiles(
     rank=32,
     shrink=ShrinkTiles(
         slices=4, features=128, split_features=512, max_splits=4,
-        warps=4, stages=6, programs_per_sm=2, whole_rows=5120,
+        warps=4, stages=6, programs_per_sm=1, whole_rows=5120,
     ),
     expand=ExpandTiles(rows=32, columns=256, rank=16, warps=4, stages=1, programs_per_sm=6),
     fused=FusedTiles(
         rows=16,
         rank=64,
         max_rank=64,
-        activation=WalkingActivation(columns=128, warps=4, programs_per_sm=6, max_registers=80),
-        rotation=RotationTiles(heads=8, programs_per_sm=4, max_registers=128),
+        activation=WalkingActivation(columns=128, warps=4, programs_per_sm=5, max_registers=96),
+        rotation=RotationTiles(heads=16, programs_per_sm=4, max_registers=128),
         normalization=TiledNormalization(rows=16, programs_per_sm=2, max_registers=128),
     ),
     dense=True,
