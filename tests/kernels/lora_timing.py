@@ -108,9 +108,7 @@ def captured(step: Callable[[], None], copies: int) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def microseconds(
-    graph: torch.cuda.CUDAGraph, copies: int, repeats: int, warmups: int = 3
-) -> float:
+def microseconds(graph: torch.cuda.CUDAGraph, copies: int, repeats: int, warmups: int = 3) -> float:
     """Median over repeats of one replay, per copy of the step."""
     for _ in range(warmups):
         graph.replay()
