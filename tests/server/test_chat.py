@@ -163,3 +163,4 @@ def test_tokenize_and_detokenize(server: RunningServer) -> None:
     assert chat["count"] == len(RENDERED)
     assert back == {"prompt": "héllo"}
     assert wrong.status_code == 400
+    assert wrong.json()["error"]["param"] == "tokens"

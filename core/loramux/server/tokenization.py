@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -13,7 +13,7 @@ from loramux.server.chat.template import ChatFields, render_chat
 from loramux.server.generation.prompts import encode
 from loramux.server.http.body import read_json, validate
 from loramux.server.http.documented import answers, documented
-from loramux.server.http.json_types import Integer
+from loramux.server.http.json_types import WHOLE, within
 from loramux.server.state import Server, ServerState
 
 router = APIRouter()
@@ -42,7 +42,7 @@ class DetokenizeRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    tokens: list[Integer]
+    tokens: list[Annotated[int, within(minimum=0), WHOLE]]
 
 
 class Tokens(BaseModel):
@@ -79,7 +79,7 @@ async def tokenize(request: Request, server: Server) -> JSONResponse:
 async def detokenize(request: Request, server: Server) -> JSONResponse:
     """The text of token ids."""
     body = await read_json(request, partial(validate, DetokenizeRequest))
-    return JSONResponse({"prompt": await server.tokenizer.decode(body.tokens)})
+    return JSONResponse({"prompt": await server.tokenizer.decode(body.tokens, param="tokens")})
 
 
 def _parse(payload: dict[str, Any]) -> TokenizeTextRequest | TokenizeChatRequest:

@@ -7,7 +7,7 @@ error (400) here.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
@@ -27,12 +27,16 @@ from loramux.server.http.body import read_json, validate
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.documented import MODEL_ERRORS, answers, documented
 from loramux.server.http.errors import ApiError, bad_request
-from loramux.server.http.json_types import Integer
+from loramux.server.http.json_types import Integer, within
 from loramux.server.state import Server, ServerState
 
 router = APIRouter()
 
 _paths = PathChecks(threads=2)
+
+
+_Name = Annotated[str, within(minLength=1)]
+"""The routes say themselves, in vLLM's words, that it is missing."""
 
 
 class LoadAdapterRequest(BaseModel):
@@ -42,8 +46,8 @@ class LoadAdapterRequest(BaseModel):
         extra="ignore", json_schema_extra={"required": ["lora_name", "lora_path"]}
     )
 
-    lora_name: str = ""
-    lora_path: str = ""
+    lora_name: _Name = ""
+    lora_path: _Name = ""
     load_inplace: bool = False
     is_3d_lora_weight: bool = False
 
@@ -53,7 +57,7 @@ class UnloadAdapterRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", json_schema_extra={"required": ["lora_name"]})
 
-    lora_name: str = ""
+    lora_name: _Name = ""
     lora_int_id: Integer | None = None
 
 

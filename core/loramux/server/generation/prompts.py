@@ -75,8 +75,8 @@ class TokenizerThreads:
             lambda tokenizer: encode(tokenizer, text, add_special_tokens, self.limit)
         )
 
-    async def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens included.
+    async def decode(self, token_ids: Sequence[int], *, param: str = "prompt") -> str:
+        """Text of token ids, special tokens included; ``param`` is where a client gave them.
 
         Raises:
             InvalidRequestError: one of them cannot be a token id.
@@ -85,7 +85,7 @@ class TokenizerThreads:
             return await self.run(lambda tokenizer: str(tokenizer.decode(token_ids)))
         except OverflowError as error:
             raise InvalidRequestError(
-                "Token ids must be integers from 0 to the size of the vocabulary.", "prompt"
+                "Token ids must be integers from 0 to the size of the vocabulary.", param
             ) from error
 
     def close(self) -> None:
