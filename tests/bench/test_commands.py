@@ -60,6 +60,16 @@ def test_throughput(capsys: pytest.CaptureFixture[str]) -> None:
     assert report["peft_agreement"] == 1
 
 
+def test_http(capsys: pytest.CaptureFixture[str]) -> None:
+    report = bench(capsys, "http", "--concurrent", "3", "--output-len", "4", "--repeats", "2")
+    assert report["streams"] == 3
+    assert len(report["offline_runs"]) == len(report["http_runs"]) == 2
+    offline, http = max(report["offline_runs"]), max(report["http_runs"])
+    assert report["of_offline"] == pytest.approx(http / offline)
+    assert 1 <= report["tokens_per_event"] <= 4
+    assert report["client_share"] > 0
+
+
 def test_cold(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--samples", "2", "--streams", "2", "--seconds", "0.5", "--answer-len", "2"]
     report = bench(capsys, "cold", *words)

@@ -7,6 +7,9 @@ from typing import Any
 
 from loramux.cli.table import aligned
 
+FEW_CORES = 2
+"""On so few, what the client computes is missing to the model."""
+
 Section = Mapping[str, Any]
 Row = Sequence[str]
 
@@ -56,6 +59,22 @@ def _throughput(section: Section) -> list[Row]:
         share = f"{section['peft_agreement']:.0%}"
         rows.append(("requests with PEFT's very tokens", share, "", "", ""))
     return [head, *rows]
+
+
+def _http(section: Section) -> list[Row]:
+    rows: list[Row] = [
+        ("case", "tokens/s", "of offline"),
+        ("offline, LLM.generate", f"{section['offline_tokens_per_second']:,.0f}", "1.00"),
+        (f"HTTP, {section['streams']} streams at once",
+         f"{section['http_tokens_per_second']:,.0f}", f"{section['of_offline']:.2f}"),
+        ("goal", "", f"{section['goal']:.2f}"),
+        ("tokens in one event", "", f"{section['tokens_per_event']:.2f}"),
+        ("the client computed, of one core", "", f"{section['client_share']:.2f}"),
+    ]  # fmt: skip
+    if section["cores"] <= FEW_CORES:
+        note = f"this machine has {section['cores']} cores, for model, server and client together"
+        rows.append((note, "", ""))
+    return rows
 
 
 def _cold(section: Section) -> list[Row]:
@@ -128,6 +147,7 @@ def _number(value: float | None, form: str) -> str:
 SECTIONS: Mapping[str, tuple[str, Callable[[Section], list[Row]]]] = {
     "ceilings": ("What this machine can do", _ceilings),
     "throughput": ("Throughput", _throughput),
+    "http": ("The same work over HTTP", _http),
     "cold": ("A name nobody has heard, on an idle server", _cold),
     "storm": ("Streams while adapters are asked for", _storm),
     "memory": ("Memory, start, and more adapters than fit", _memory),

@@ -13,7 +13,7 @@ from typing import Any
 from loramux.bench.settings import Settings
 from loramux.errors import LoramuxError
 
-BENCHMARKS = ("throughput", "cold", "storm", "memory")
+BENCHMARKS = ("throughput", "http", "cold", "storm", "memory")
 
 Report = dict[str, Any]
 
@@ -32,6 +32,10 @@ def run_benchmark(name: str, settings: Settings) -> Report:
         from loramux.bench.throughput import measure_throughput
 
         report = measure_throughput(settings, ceilings)
+    elif name == "http":
+        from loramux.bench.http_streams import measure_http
+
+        report = measure_http(settings)
     elif name == "cold":
         from loramux.bench.cold import measure_cold
 

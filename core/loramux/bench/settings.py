@@ -22,6 +22,7 @@ class Settings:
         scratch: directory for models and adapters; a temporary one otherwise.
         input_len: prompt tokens of a request.
         requests, output_len, repeats, adapters, ranks, bound_batch, peft: of ``throughput``.
+        concurrent: requests of ``http``, all sent at once; their sizes are those of ``throughput``.
         streams: base requests that run beside the others, of ``cold`` and ``storm``.
         seconds: how long each of their phases is watched.
         answer_len: tokens a request for an adapter asks for there.
@@ -47,6 +48,8 @@ class Settings:
     ranks: tuple[int, ...] = (16,)
     bound_batch: int = 16
     peft: bool = False
+
+    concurrent: int = 256
 
     streams: int = 4
     seconds: float = 5.0

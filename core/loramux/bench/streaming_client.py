@@ -78,8 +78,8 @@ class StreamingClient:
             raise BenchmarkError(
                 f"--base-url must be like http://127.0.0.1:8000, got {base_url!r}."
             )
-        self._host, self._tls = parts.hostname, parts.scheme == "https"
-        self._port = parts.port or (443 if self._tls else 80)
+        self.host, self.tls = parts.hostname, parts.scheme == "https"
+        self.port = parts.port or (443 if self.tls else 80)
         self._target = f"{parts.path.rstrip('/').removesuffix('/v1')}/v1/completions"
         self._headers = [("host", parts.netloc), ("content-type", "application/json")]
         if api_key:
@@ -94,7 +94,7 @@ class StreamingClient:
         answer.sent = time.perf_counter()
         try:
             reader, writer = await asyncio.open_connection(
-                self._host, self._port, ssl=self._tls or None
+                self.host, self.port, ssl=self.tls or None
             )
         except OSError as error:
             answer.error = f"it cannot be reached ({error})"
@@ -107,6 +107,16 @@ class StreamingClient:
             writer.close()
         return answer
 
+    def request(self, body: bytes) -> bytes:
+        """All that is sent for one request on a connection of its own."""
+        return self._sent(h11.Connection(h11.CLIENT), body)
+
+    def _sent(self, connection: h11.Connection, body: bytes) -> bytes:
+        headers = [*self._headers, ("content-length", str(len(body))), ("connection", "close")]
+        request = h11.Request(method="POST", target=self._target, headers=headers)
+        parts = (request, h11.Data(data=body), h11.EndOfMessage())
+        return b"".join(connection.send(part) or b"" for part in parts)
+
     async def _exchange(
         self,
         reader: asyncio.StreamReader,
@@ -115,10 +125,7 @@ class StreamingClient:
         answer: Answer,
     ) -> None:
         connection = h11.Connection(h11.CLIENT)
-        headers = [*self._headers, ("content-length", str(len(body))), ("connection", "close")]
-        request = h11.Request(method="POST", target=self._target, headers=headers)
-        for part in (request, h11.Data(data=body), h11.EndOfMessage()):
-            writer.write(connection.send(part) or b"")
+        writer.write(self._sent(connection, body))
         pieces = EventPieces()
         while answer.ended is None:
             data = await reader.read(_READ_BYTES)
@@ -146,9 +153,14 @@ class EventPieces:
         return self._rest
 
 
-def completion_body(model: str, prompt: Sequence[int], max_tokens: int) -> bytes:
-    """A request for exactly ``max_tokens`` greedy tokens, streamed."""
-    fields = {
+def completion_body(
+    model: str, prompt: Sequence[int], max_tokens: int, *, with_usage: bool = False
+) -> bytes:
+    """A request for exactly ``max_tokens`` greedy tokens, streamed.
+
+    ``with_usage`` asks for their number at the end.
+    """
+    fields: dict[str, Any] = {
         "model": model,
         "prompt": list(prompt),
         "max_tokens": max_tokens,
@@ -156,6 +168,8 @@ def completion_body(model: str, prompt: Sequence[int], max_tokens: int) -> bytes
         "ignore_eos": True,
         "stream": True,
     }
+    if with_usage:
+        fields["stream_options"] = {"include_usage": True}
     return json.dumps(fields).encode()
 
 

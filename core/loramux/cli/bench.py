@@ -17,13 +17,14 @@ DESCRIPTION = """\
 Measure what adapters cost, on a random model: nothing is downloaded.
 
   throughput  tokens per second without LoRA, and with 1, 8 and 32 adapters in every batch
+  http        tokens per second of 256 streams from a server, over LLM.generate's on the same work
   cold        time to the first token of the base model, of a warm adapter, of one never seen
   storm       what running streams notice while adapters are asked for beside them
   memory      device memory of an adapter, start of a server, more adapters than fit
   model       write the random model to a directory, to serve it with something else
 
-Without a name, the first four run one after the other. cold and storm talk to an OpenAI-compatible
-server over HTTP: one they start themselves, or the one at --base-url.
+Without a name, the first five run one after the other. http, cold and storm talk to an
+OpenAI-compatible server: one they start themselves, or the one at --base-url.
 """
 
 EXAMPLES = """\
@@ -35,7 +36,7 @@ examples:
       --adapters-dir /srv/adapters                  a server that runs already
 """
 
-CHOICES = ("all", "throughput", "cold", "storm", "memory", "model")
+CHOICES = ("all", "throughput", "http", "cold", "storm", "memory", "model")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
@@ -43,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bench",
         help=COMMANDS["bench"],
-        usage="loramux bench [throughput | cold | storm | memory | model] [options]",
+        usage="loramux bench [throughput | http | cold | storm | memory | model] [options]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -55,9 +56,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.set_defaults(parser_error=parser.error)
     _add_general(parser)
     _add_throughput(parser.add_argument_group("throughput"))
+    _add_http(parser.add_argument_group("http (with throughput's --output-len and --repeats)"))
     _add_streams(parser.add_argument_group("cold and storm"))
     _add_memory(parser.add_argument_group("memory"))
-    _add_server(parser.add_argument_group("a server that runs already (cold and storm)"))
+    _add_server(parser.add_argument_group("a server that runs already (http, cold and storm)"))
     return parser
 
 
@@ -122,6 +124,11 @@ def _add_throughput(group: Any) -> None:
         help="requests of the decode that is held against its bound (16, or 64)")  # fmt: skip
     add("--peft", action="store_true",
         help="the same requests through PEFT, one at a time; takes long")  # fmt: skip
+
+
+def _add_http(group: Any) -> None:
+    group.add_argument("--concurrent", type=int, metavar="INT",
+        help="requests, all sent at once (256)")  # fmt: skip
 
 
 def _add_streams(group: Any) -> None:
