@@ -35,10 +35,11 @@ from loramux_resolvers.filesystem import FilesystemLoRAResolver
 from tests.lora.peft_adapters import tiny_llama
 
 SITES = find_sites(tiny_llama())
-SECONDS = 1.0
-"""Of the processor, for one example; those whose patterns never end are given less than that."""
-
 IS_CAMPAIGN = __name__ == "__main__"
+
+SECONDS = 5.0 if IS_CAMPAIGN else 1.0
+"""Of the processor, for one example; patterns that never end are given less than that. In a
+campaign hypothesis remembers so much that a collection of garbage takes longer."""
 
 hostile = settings(
     max_examples=int(sys.argv[1]) if IS_CAMPAIGN else 60,
