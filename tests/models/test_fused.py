@@ -102,6 +102,16 @@ def test_selected_rows_give_their_logits() -> None:
     assert_same(selected, every[rows])
 
 
+@pytest.mark.parametrize(("family", "layers"), [("qwen2", 2), ("gemma3", 2)])
+def test_an_excerpt_has_a_layer_of_each_kind(family: str, layers: int) -> None:
+    decoder = fuse(make_model(CONFIGS[family]()))
+    excerpt = decoder.excerpt()
+    windows = [layer.attention.options.window for layer in decoder._layers]
+    kept = [layer.attention.options.window for layer in excerpt._layers]
+    assert (set(kept), excerpt.num_layers) == (set(windows), layers)
+    assert excerpt.projections == decoder.projections
+
+
 def test_shape_of_the_decoder() -> None:
     decoder = fuse(make_model(CONFIGS["qwen2"]()))
     assert (decoder.num_layers, decoder.vocab_size, decoder.hidden_size) == (3, 128, 32)
