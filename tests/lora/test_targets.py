@@ -206,10 +206,12 @@ def test_many_patterns_share_one_budget(monkeypatch):
     assert time.monotonic() - start < 1
 
 
-def test_a_refused_pattern_is_quoted_in_one_line_of_text():
+@pytest.mark.parametrize("pattern", ["(?P<a>\n[\n-\t]\r)", "(q_proj(?" * 400])
+def test_a_refused_pattern_is_quoted_in_one_line_of_text(pattern):
     with pytest.raises(AdapterRefusedError, match="does not compile") as refusal:
-        targets_of(target_modules="(?P<a>\n[\n-\t]\r)")
+        targets_of(target_modules=pattern)
     assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 500
 
 
 def test_spent_budget_refuses_the_pattern_in_words():

@@ -90,11 +90,11 @@ class NamePattern:
         except TimeoutError as error:
             raise self._too_slow() from error
         except (re.error, regex.error, OverflowError, RecursionError) as error:
-            # The reason quotes the pattern as it is, line breaks and all.
+            # The reason quotes the pattern, of any length and with its line breaks.
             raise refused(
                 self._field,
                 f"holds the pattern {shown(self._source)}, which does not compile "
-                f"({ascii(str(error))[1:-1]}); correct it",
+                f"({shown(str(error))}); correct it",
             ) from error
 
     def _run(self, method: Any, name: str) -> Any:
