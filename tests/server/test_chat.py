@@ -126,6 +126,8 @@ def test_variables_reach_the_template(server: RunningServer) -> None:
         ({"continue_final_message": True, "add_generation_prompt": True}, "cannot both be true"),
         ({"messages": []}, "at least one message"),
         ({"messages": [{"content": "x"}]}, "messages[0] has no role"),
+        ({"messages": [{"role": "", "content": "x"}]}, "messages[0] has no role"),
+        ({"response_format": {"type": "regex"}}, "regex, choice, grammar"),
         ({"messages": [{"role": "forbidden", "content": "x"}]}, "no such role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "'image_url'"),
         ({"messages": [{"role": "user", "content": 3}]}, "'int'"),

@@ -108,6 +108,8 @@ def test_completions_in_every_form(client: openai.OpenAI) -> None:
     jsonschema.validate(json.loads(text(**without_spaces(SCHEMA))), SCHEMA)
     assert re.fullmatch(r"\d{3}-[a-f]+x", text(guided_regex=r"\d{3}-[a-f]+x"))
     assert text(guided_choice=["left", "right"]) in ("left", "right")
+    assert re.fullmatch("[ab]{3}", text(response_format={"type": "regex", "regex": "[ab]{3}"}))
+    assert text(response_format={"type": "choice", "choice": ["up", "down"]}) in ("up", "down")
     assert text(structured_outputs={"choice": ["left", "right"]}) in ("left", "right")
     assert re.fullmatch("(ab){2,3}", text(guided_grammar='root ::= ("ab"){2,3}'))
     small = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],

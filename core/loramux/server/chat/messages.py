@@ -31,7 +31,7 @@ def _plain(where: str, message: dict[str, Any]) -> dict[str, Any]:
 
 def _check(where: str, message: dict[str, Any]) -> None:
     role = message.get("role")
-    if not isinstance(role, str):
+    if not role or not isinstance(role, str):
         raise InvalidRequestError(f"{where} has no role; give it one.", where)
     if role in ALWAYS_SAY_SOMETHING and message.get("content") is None:
         raise InvalidRequestError(f"{where} has no content; give it some.", where)

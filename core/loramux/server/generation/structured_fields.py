@@ -12,6 +12,9 @@ from loramux.structured_outputs import StructuredOutputsParams
 _NO_MEANING_HERE = frozenset({"disable_fallback", "disable_additional_properties", "backend"})
 """Members of vLLM's ``structured_outputs`` that choose between its backends."""
 
+_KINDS_OF_OUR_OWN = ("regex", "choice", "grammar")
+"""Of ``response_format``: ``{"type": "regex", "regex": "[ab]{3}"}``."""
+
 
 class StructuredFields(BaseModel):
     """OpenAI's ``response_format``, vLLM's ``structured_outputs``, and its older ``guided_...``."""
@@ -73,8 +76,11 @@ class StructuredFields(BaseModel):
             return StructuredOutputsParams(json_object=True)
         if kind == "json_schema":
             return StructuredOutputsParams(json=_schema_of(asked))
+        if kind in _KINDS_OF_OUR_OWN and kind in asked:
+            return StructuredOutputsParams.of({kind: asked[kind]})
         raise bad_request(
-            f"response_format has type {kind!r}; it can be text, json_object or json_schema.",
+            f"response_format has type {kind!r}; it can be text, json_object or json_schema, or "
+            f"one of {', '.join(_KINDS_OF_OUR_OWN)} with a member of that name.",
             "response_format",
         )
 
