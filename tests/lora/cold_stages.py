@@ -20,7 +20,7 @@ from loramux.lora.checkpoint.finite import Bytes, FloatRuns
 from loramux.lora.checkpoint.host_buffer import host_buffer
 from loramux.lora.checkpoint.pairing import plan_pairs
 from loramux.lora.checkpoint.peft_config import parse_config
-from loramux.lora.checkpoint.pieces import PIECE_BYTES, read_pieces
+from loramux.lora.checkpoint.pieces import PIECE_BYTES, Pieces, reading_pieces
 from loramux.lora.checkpoint.read_threads import read_threads
 from loramux.lora.checkpoint.reader import read_adapter, read_config
 from loramux.lora.checkpoint.safetensors_header import _parse, parse_header
@@ -137,14 +137,14 @@ class Stages:
         with threads(number):
             return measure(
                 f"pieces read, hashed and looked through, {number} threads",
-                lambda: read_pieces(
-                    self.file.fileno(),
-                    self.origin,
-                    self.size - self.origin,
-                    runs.may_hold_non_finite,
-                ),
+                lambda: self._read(runs),
                 self._repeats(number),
             )
+
+    def _read(self, runs: FloatRuns) -> Pieces:
+        size, inspect = self.size - self.origin, runs.may_hold_non_finite
+        with reading_pieces(self.file.fileno(), self.origin, size, inspect) as pieces:
+            return pieces()
 
     def whole(self, number: int) -> float:
         """``read_adapter`` on so many threads."""

@@ -86,8 +86,8 @@ def test_tensors_at_odd_offsets(tmp_path, last):
     data = odd.view(torch.uint8).numpy().tobytes() + even.view(torch.uint8).numpy().tobytes()
     file = tmp_path / "adapter_model.safetensors"
     file.write_bytes(len(header).to_bytes(8, "little") + header + data)
-    with open_safetensors(file, 1000) as opened:
-        found = opened.read()
+    with open_safetensors(file, 1000) as opened, opened.reading() as tensors:
+        found = tensors()
     assert torch.equal(found.tensors["odd"], odd)
     assert torch.equal(found.tensors["even"], even)
     assert found.non_finite == (set() if even.isfinite().all() else {"even"})

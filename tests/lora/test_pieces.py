@@ -11,10 +11,20 @@ import pytest
 
 from loramux.env import EnvironmentVariableError
 from loramux.lora.checkpoint import pieces as pieces_module
-from loramux.lora.checkpoint.pieces import FileShortenedError, read_pieces
-from loramux.lora.checkpoint.read_threads import read_threads, share_out
+from loramux.lora.checkpoint.pieces import FileShortenedError, Pieces, reading_pieces
+from loramux.lora.checkpoint.read_threads import read_threads, shared_out
 
 PIECE = 64
+
+
+def read_pieces(*arguments) -> Pieces:
+    with reading_pieces(*arguments) as pieces:
+        return pieces()
+
+
+def share_out(count, work) -> None:
+    with shared_out(count, work) as finish:
+        finish()
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +117,21 @@ def test_threads_share_the_work(monkeypatch):
     monkeypatch.setenv("LORAMUX_READ_THREADS", "4")
     together = threading.Barrier(4)  # passes only if four threads are in it at a time
     share_out(4, lambda position: together.wait(10))
+
+
+def test_nothing_goes_on_behind_a_reader_that_leaves_early(monkeypatch):
+    monkeypatch.setenv("LORAMUX_READ_THREADS", "2")
+    begun, release, done = threading.Event(), threading.Event(), []
+
+    def work(position):
+        begun.set()
+        release.wait(10)
+        done.append(position)
+
+    with shared_out(40, work):
+        assert begun.wait(10)
+        threading.Timer(0.05, release.set).start()
+    assert len(done) == 1
 
 
 def test_number_of_threads(monkeypatch):

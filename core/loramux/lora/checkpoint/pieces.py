@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from loramux.lora.checkpoint.finite import Bytes
 from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
-from loramux.lora.checkpoint.read_threads import share_out
+from loramux.lora.checkpoint.read_threads import shared_out
 
-PIECE_BYTES = 2**22
+PIECE_BYTES = 2**21
 """Part of the digest's definition. A multiple of a large page, so that each is touched by one
-thread. Small enough that an adapter of 84 MB is 21 pieces for as many threads; large enough that
-a thread, which asks for Python's lock four times a piece, seldom waits for others."""
+thread. Small enough that threads share the 40 of an adapter of 84 MB evenly; large enough that a
+thread, which asks for Python's lock four times a piece, seldom waits for others."""
 
 
 class FileShortenedError(Exception):
@@ -41,22 +42,24 @@ class Pieces:
         return not self.suspicious.isdisjoint(positions)
 
 
-def read_pieces(
+@contextmanager
+def reading_pieces(
     descriptor: int,
     origin: int,
     size: int,
     inspect: Callable[[Bytes, int], bool],
     allocate: Allocate = host_buffer,
-) -> Pieces:
-    """Read ``size`` bytes of a file from ``origin`` on, every byte once.
+) -> Iterator[Callable[[], Pieces]]:
+    """Begin to read ``size`` bytes of a file from ``origin`` on, every byte once.
 
-    What is returned is what was hashed and inspected, whatever happens to the file meanwhile.
+    Yields a function that helps to read and returns when all is done. What it returns is what was
+    hashed and inspected, whatever happens to the file meanwhile.
 
     Args:
         inspect: called on several threads with a piece and its offset from ``origin``.
         allocate: gives the memory to read into.
 
-    Raises:
+    The function raises:
         FileShortenedError: if the file ends before.
         OSError: if reading fails.
     """
@@ -72,8 +75,13 @@ def read_pieces(
         if inspect(piece, start):
             suspicious.append(position)
 
-    share_out(len(hashes), read)
-    return Pieces(content, b"".join(hashes), frozenset(suspicious))
+    with shared_out(len(hashes), read) as finish:
+
+        def pieces() -> Pieces:
+            finish()
+            return Pieces(content, b"".join(hashes), frozenset(suspicious))
+
+        yield pieces
 
 
 def _fill(piece: Bytes, descriptor: int, offset: int) -> None:

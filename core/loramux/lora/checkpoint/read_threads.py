@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 
 from loramux import env
@@ -24,14 +25,17 @@ def read_threads() -> int:
     return env.read_int("LORAMUX_READ_THREADS", min(DEFAULT_MAX_THREADS, cores or 1), minimum=1)
 
 
-def share_out(count: int, work: Callable[[int], None]) -> None:
-    """Call ``work`` with each of ``0`` to ``count - 1``, on this thread and on idle shared ones.
+@contextmanager
+def shared_out(count: int, work: Callable[[int], None]) -> Iterator[Callable[[], None]]:
+    """Have ``work`` called with each of ``0`` to ``count - 1`` on idle shared threads from now on.
 
-    The calling thread does what no other takes, so a busy pool slows it down and never stops it.
+    Yields a function that takes part on the calling thread and returns when all is done. The
+    calling thread does what no other takes, so a busy pool slows it down and never stops it. When
+    the block is left early, what has not begun is left out, and nothing goes on afterwards.
 
-    Raises:
-        Exception: the first that ``work`` raised on this thread, or else on another; what has not
-            begun by then is left out, and nothing goes on when this returns.
+    The function raises:
+        Exception: the first that ``work`` raised on the calling thread, or else on another; what
+            has not begun by then is left out.
     """
     left = deque(range(count))
 
@@ -45,13 +49,22 @@ def share_out(count: int, work: Callable[[int], None]) -> None:
 
     threads = read_threads()
     helpers = [_pool(threads).submit(drain) for _ in range(min(threads, count) - 1)]
-    try:
+
+    def finish() -> None:
         drain()
+        for helper in _started(helpers):
+            helper.result()
+
+    try:
+        yield finish
     finally:
-        started = [helper for helper in helpers if not helper.cancel()]
-        wait(started)
-    for helper in started:
-        helper.result()
+        left.clear()
+        wait(_started(helpers))
+
+
+def _started(helpers: Iterable[Future[None]]) -> list[Future[None]]:
+    """Those that can no longer be kept from beginning."""
+    return [helper for helper in helpers if not helper.cancel()]
 
 
 def _taken(left: deque[int]) -> int | None:

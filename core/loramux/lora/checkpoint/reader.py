@@ -62,7 +62,8 @@ def read_adapter(
     with errors_naming(directory):
         config = parse_config(read_config(directory))
         _check_base(config, base_names)
-        with open_tensors(directory, max_bytes) as file:
+        # What Python works out about names and shapes takes as long as other threads read.
+        with open_tensors(directory, max_bytes) as file, file.reading(allocate) as tensors:
             sites = as_written(sites, file.entries)
             if base_parameter is not None:
                 base_parameter = parameters_as_written(base_parameter, sites)
@@ -70,7 +71,7 @@ def read_adapter(
             _check_rank(targets, max_rank)
             shapes = {key: entry.shape for key, entry in file.entries.items()}
             plan = plan_pairs(shapes, targets, sites, base_parameter)
-            content = file.read(allocate)
+            content = tensors()
         pairs = plan.fill(content.tensors, non_finite=content.non_finite)
         named = {sites[layer].name: pair for layer, pair in pairs.items()}
         return AdapterWeights(content.digest(config.identity()), named)

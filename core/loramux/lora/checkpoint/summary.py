@@ -48,8 +48,8 @@ def summarise_checkpoint(
     """
     with errors_naming(directory):
         config = parse_config(read_config(directory))
-        with open_tensors(directory, max_bytes) as opened:
-            file = opened.read()
+        with open_tensors(directory, max_bytes) as opened, opened.reading() as tensors:
+            file = tensors()
         names = _lora_names(file)
         return CheckpointSummary(
             config=config,

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from loramux.errors import AdapterRefusedError
-from loramux.lora.checkpoint.finite import Bytes, FloatRuns, holds_non_finite
+from loramux.lora.checkpoint.finite import FloatRuns, holds_non_finite
 from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
-from loramux.lora.checkpoint.pieces import FileShortenedError, Pieces, read_pieces
+from loramux.lora.checkpoint.pieces import FileShortenedError, Pieces, reading_pieces
 from loramux.lora.checkpoint.safetensors_header import (
     PREFIX_BYTES,
     TensorEntry,
@@ -69,17 +69,21 @@ class OpenTensorFile:
         self._header = file.read(header_length(self._prefix, self._size))
         self.entries = parse_header(self._header, self._size)
 
-    def read(self, allocate: Allocate = host_buffer) -> TensorFile:
-        """Read the tensors into memory that ``allocate`` gives.
+    @contextmanager
+    def reading(self, allocate: Allocate = host_buffer) -> Iterator[Callable[[], TensorFile]]:
+        """Begin to read the tensors into memory that ``allocate`` gives.
 
-        Raises:
+        Yields a function that returns them when they are there, or raises:
             AdapterRefusedError: if the file has become shorter.
             OSError: if reading fails.
         """
         origin = PREFIX_BYTES + len(self._header)
-        runs = FloatRuns.of(self.entries.values(), origin)
-        inspect = runs.may_hold_non_finite
-        pieces = _read(self._file, self._name, origin, self._size, inspect, allocate)
+        inspect = FloatRuns.of(self.entries.values(), origin).may_hold_non_finite
+        size, descriptor = self._size - origin, self._file.fileno()
+        with reading_pieces(descriptor, origin, size, inspect, allocate) as pieces:
+            yield lambda: self._described(_whole(pieces, self._name), origin)
+
+    def _described(self, pieces: Pieces, origin: int) -> TensorFile:
         return TensorFile(
             num_bytes=self._size,
             hashes=hashlib.sha256(self._prefix + self._header).digest() + pieces.hashes,
@@ -110,17 +114,9 @@ def _checked_size(file: io.BufferedReader, name: str, max_bytes: int) -> int:
     return size
 
 
-def _read(
-    file: io.BufferedReader,
-    name: str,
-    origin: int,
-    size: int,
-    inspect: Callable[[Bytes, int], bool],
-    allocate: Allocate,
-) -> Pieces:
-    """Read a file of ``size`` bytes from ``origin`` on."""
+def _whole(pieces: Callable[[], Pieces], name: str) -> Pieces:
     try:
-        return read_pieces(file.fileno(), origin, size - origin, inspect, allocate)
+        return pieces()
     except FileShortenedError as error:
         raise AdapterRefusedError(
             f"{name} became shorter while it was read; fetch it again."
