@@ -48,6 +48,8 @@ class Tally:
     answers: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    stalest: float = 0.0
+    """For how long at most an adapter was served that was another by then."""
 
     CHANGES = frozenset({"replaced on disk", "put back on disk", "removed on disk"})
 
@@ -161,6 +163,8 @@ class Clients:
         allowed = [texts and texts[prompt] for texts in meanings]
         if kind == "answered":
             self.tally.seconds.append(answered - asked)
+            stale = self._population.staleness(name, prompt, text, asked)
+            self.tally.stalest = max(self.tally.stalest, stale)
             is_right = text in allowed
         elif None in allowed:
             is_right = kind == "HTTP 404" or kind in _errors_after(deeds)

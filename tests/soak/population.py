@@ -100,6 +100,15 @@ class Population:
             if era.begin <= answered and asked <= era.end + trust
         ]
 
+    def staleness(self, name: str, prompt: str, text: str, now: float) -> float:
+        """For how many seconds a name had not meant any more what this text shows."""
+        ends = [
+            era.end
+            for era in self.eras[name]
+            if era.texts is not None and era.texts[prompt] == text
+        ]
+        return max(0.0, now - max(ends, default=now))
+
     def whose(self, prompt: str, text: str, now: float) -> str:
         """Whose answer a text is, for people who look for the fault."""
         if text == self.base_texts[prompt]:

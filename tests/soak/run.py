@@ -80,6 +80,7 @@ class Soak:
         yield f"{self.tally.answers.total()} events in {self.seconds:.0f} s, of which"
         yield from (f"  {number:7} {kind}" for kind, number in self.tally.answers.most_common())
         yield f"milliseconds to an answer: median {deciles[49]:.0f}, p99 {deciles[98]:.0f}"
+        yield f"seconds for which an old adapter was served, at most: {self.tally.stalest:.1f}"
         for fifth in range(5):
             megabytes = self.watch.megabytes(fifth / 5, (fifth + 1) / 5)
             yield f"resident memory, fifth {fifth + 1} of the time: {megabytes:.1f} MB"
