@@ -1,7 +1,8 @@
-"""Slow clients, long headers and TLS: what one connection does is its own affair."""
+"""Slow clients, long headers, many at a time and TLS: a connection is its own affair."""
 
 from __future__ import annotations
 
+import resource
 import socket
 import ssl
 import subprocess
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from loramux.errors import InvalidRequestError
+from loramux.server.descriptors import most_connections
 from loramux.server.http.connections import ConnectionOptions
 from tests.server.conftest import FolderResolver, state_around
 from tests.server.fake_engine import FakeEngine
@@ -41,6 +43,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 def connect(server: RunningServer) -> socket.socket:
     host, port = server.url.removeprefix("http://").split(":")
     return socket.create_connection((host, int(port)), timeout=10)
+
+
+def server_with(tmp_path: Path, **options: Any) -> Any:
+    limits = ConnectionOptions(**options)
+    return running(state_around(FakeEngine(), FolderResolver(tmp_path), connections=limits))
 
 
 def answer(connection: socket.socket) -> bytes:
@@ -133,7 +140,8 @@ def test_headers_that_are_too_long(server: RunningServer, in_parts: bool) -> Non
         head = b"GET /health HTTP/1.1\r\nhost: x\r\nx-long: " + b"y" * 6000
         connection.sendall(head if in_parts else head + b"\r\n\r\n")
         received = answer(connection)
-    assert received.startswith(b"HTTP/1.1 400" if in_parts else b"HTTP/1.1 431")
+    # Of those that come in parts h11 says 400.
+    assert received.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400")[: 1 + in_parts])
 
 
 def test_addresses_that_are_too_long(server: RunningServer) -> None:
@@ -141,6 +149,75 @@ def test_addresses_that_are_too_long(server: RunningServer) -> None:
         refused = client.get(f"/v1/models/{'x' * 4000}?{'y' * 500}")
     assert refused.status_code == 431
     assert "--max-header-bytes" in refused.json()["error"]["message"]
+
+
+# Many at a time
+
+
+STREAM = b'{"prompt": "ab", "max_tokens": 20, "stream": true}'
+CLOSING = HEAD.replace(b"%d" % len(BODY), b"%d" % len(STREAM)).replace(
+    b"host: x", b"host: x\r\nconnection: close"
+)
+
+
+def test_a_flood_is_answered_to_the_last_and_leaves_nothing(tmp_path: Path) -> None:
+    """Hundreds that only keep a connection, and more streams at once than are taken."""
+    state = state_around(FakeEngine(), FolderResolver(tmp_path), max_queued_requests=50)
+    with running(state) as server, server.http() as client:
+        server.engine.token_seconds = 0.05
+        idle = [connect(server) for _ in range(200)]
+        for connection in idle:
+            connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        streams = [connect(server) for _ in range(200)]
+        for connection in streams:
+            connection.sendall(CLOSING + STREAM)
+        assert client.get("/health").elapsed.total_seconds() < 5
+        received = [answer(connection) for connection in streams]
+        assert all(connection.recv(4096).startswith(b"HTTP/1.1 200") for connection in idle)
+        assert client.post("/v1/completions", content=BODY).status_code == 200
+        for connection in [*idle, *streams]:
+            connection.close()
+        served = [one for one in received if one.startswith(b"HTTP/1.1 200")]
+        refused = [one for one in received if one.startswith(b"HTTP/1.1 429")]
+        assert len(served) >= 50
+        assert refused
+        assert len(served) + len(refused) == 200
+        assert all(b"[DONE]" in one for one in served)
+        assert all(b"retry-after:" in one.lower() for one in refused)
+        assert not server.engine.running
+        wait_until(lambda: state.queue.in_flight == 0)
+
+
+def test_more_connections_than_fit_are_turned_away(tmp_path: Path) -> None:
+    with server_with(tmp_path, max_connections=3) as server:
+        kept = [connect(server) for _ in range(3)]
+        for connection in kept:
+            connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        with connect(server) as late:
+            received = answer(late)
+            assert received.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1" in received
+        kept.pop().close()
+        time.sleep(0.1)
+        with server.http() as client:
+            assert client.get("/health").status_code == 200
+        for connection in kept:
+            connection.close()
+
+
+def test_the_limit_of_descriptors_is_raised_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1000), hard))
+    try:
+        with caplog.at_level("INFO"):
+            most = most_connections()
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert limit == hard
+        assert limit // 2 <= most < limit
+        assert f"up to {most} connections" in caplog.text
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # TLS
@@ -159,15 +236,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return files
 
 
-def tls_server(tmp_path: Path, **options: Any) -> Any:
-    limits = ConnectionOptions(**options)
-    return running(state_around(FakeEngine(), FolderResolver(tmp_path), connections=limits))
-
-
 def test_tls(certificate: tuple[Path, Path], tmp_path: Path) -> None:
     cert, key = certificate
     trusting = ssl.create_default_context(cafile=str(cert))
-    with tls_server(tmp_path, ssl_certfile=cert, ssl_keyfile=key) as server:
+    with server_with(tmp_path, ssl_certfile=cert, ssl_keyfile=key) as server:
         url = server.url.replace("http:", "https:")
         assert httpx.get(f"{url}/health", verify=trusting).status_code == 200
         with pytest.raises(httpx.HTTPError):
@@ -177,7 +249,7 @@ def test_tls(certificate: tuple[Path, Path], tmp_path: Path) -> None:
 def test_clients_must_show_a_certificate(certificate: tuple[Path, Path], tmp_path: Path) -> None:
     cert, key = certificate
     options = {"ssl_certfile": cert, "ssl_keyfile": key, "ssl_ca_certs": cert, "ssl_cert_reqs": 2}
-    with tls_server(tmp_path, **options) as server:
+    with server_with(tmp_path, **options) as server:
         url = server.url.replace("http:", "https:") + "/health"
         stranger = ssl.create_default_context(cafile=str(cert))
         with pytest.raises(httpx.HTTPError):

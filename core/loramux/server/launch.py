@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -20,7 +21,7 @@ from loramux.lora.resolve.search import ResolverChain as AskedResolvers
 from loramux.lora.resolver import LoRAResolverRegistry, NamedResolver
 from loramux.observability.tracing import tracer_for
 from loramux.plugins import collect_lora_resolvers, load_plugins
-from loramux.server import interpreter
+from loramux.server import descriptors, interpreter
 from loramux.server.access.keyring import Keyring
 from loramux.server.adapters.addresses import AddressedAdapters
 from loramux.server.adapters.allowed_paths import AllowedPaths
@@ -36,8 +37,8 @@ log = get_logger(__name__)
 
 RUNTIME_UPDATES_VARIABLE = "LORAMUX_ALLOW_RUNTIME_LORA_UPDATING"
 
-BACKLOG = 2048
-"""Connections the kernel holds until they are accepted; uvicorn's number."""
+BACKLOG = 8192
+"""Connections the kernel holds until they are accepted, if it holds so many (somaxconn)."""
 
 
 def serve(args: EngineArgs, options: ServeOptions) -> None:
@@ -47,6 +48,8 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
         LoramuxError: the server cannot be started as asked.
     """
     listener = listen(options.host, options.port)
+    limits = replace(options.connections, max_connections=descriptors.most_connections())
+    options = replace(options, connections=limits)
     plugin_resolvers = find_resolvers()
     chat_template = options.read_chat_template()
     tracer = tracer_for(options.otlp_traces_endpoint)
@@ -201,6 +204,7 @@ class _Server(uvicorn.Server):
             log_config=None,  # what it logs looks like all the rest
             timeout_graceful_shutdown=options.shutdown_seconds,
             lifespan="off",
+            backlog=BACKLOG,
             **options.connections.uvicorn_settings(),
         )
         super().__init__(config)

@@ -94,7 +94,12 @@ def state_of(request: Request) -> ServerState:
     return cast(ServerState, request.app.state.server)
 
 
-Server = Annotated[ServerState, Depends(state_of)]
+async def _state_of(request: Request) -> ServerState:
+    """A coroutine, since FastAPI calls plain functions on a thread, for every request."""
+    return state_of(request)
+
+
+Server = Annotated[ServerState, Depends(_state_of)]
 """A route's parameter of this type is given the state."""
 
 

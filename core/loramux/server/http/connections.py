@@ -20,6 +20,7 @@ class ConnectionOptions:
         slow_client_seconds: how long a client may take to send a request's headers, then its
             body, and to read what fills its buffers.
         max_header_bytes: longest request line and headers.
+        max_connections: most at one time; None is no bound.
         ssl_certfile: chain of certificates, PEM; turns TLS on.
         ssl_keyfile: its key, where that is not in the same file.
         ssl_ca_certs: authorities of the certificates that clients show.
@@ -32,6 +33,7 @@ class ConnectionOptions:
     keep_alive_seconds: int = 5
     slow_client_seconds: float = 30.0
     max_header_bytes: int = 16 * 1024
+    max_connections: int | None = None
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
     ssl_ca_certs: Path | None = None
@@ -56,7 +58,9 @@ class ConnectionOptions:
     def uvicorn_settings(self) -> dict[str, Any]:
         """The same for ``uvicorn.Config``."""
         return {
-            "http": protocol_with_limits(self.slow_client_seconds),
+            "http": protocol_with_limits(
+                self.slow_client_seconds, self.max_connections, self.max_header_bytes
+            ),
             "ws": "none",
             "timeout_keep_alive": self.keep_alive_seconds,
             "h11_max_incomplete_event_size": self.max_header_bytes,

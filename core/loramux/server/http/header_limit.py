@@ -10,7 +10,7 @@ from loramux.server.http.errors import ApiError
 class HeaderLimitMiddleware:
     """Refuses a request line and headers of more than ``max_bytes``.
 
-    uvicorn bounds headers that are still coming; those that come at once are bounded here.
+    ``slow_clients`` bounds headers that are still coming; those that come at once are bounded here.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:

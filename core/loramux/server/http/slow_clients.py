@@ -1,32 +1,60 @@
-"""Connections whose clients send or read too slowly are closed; nobody else notices them.
+"""Connections whose clients send or read too slowly are closed, and those that are too many.
 
 uvicorn bounds how long a connection stays without a request. What is added here is a bound on how
-long the headers of a request may take to come, and on how long nothing is read of an answer.
+long the headers of a request may take to come, on how long nothing is read of an answer, and on how
+many connections there are.
 """
 
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import Any, cast
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+LATE_SECONDS = 0.1
+"""For what came in time while the event loop was too busy to look at it."""
+
+REFUSED_BODY_BYTES = 32 * 1024 * 1024
+"""What is read of a body after its request has been answered, so that the answer is seen."""
+
+TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
+    b"content-length: 0\r\n\r\n"
+)
+
+
+TOO_LONG = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+    b"content-length: 0\r\n\r\n"
+)
 
 
 class SlowClientLimits(asyncio.Protocol):
     """Stands before one of uvicorn's protocols, h11 or httptools, and ends what is too slow."""
 
     seconds: float
+    most: float
+    """Connections at one time."""
+    most_head_bytes: float
+    connections: set[Any]
+    """uvicorn's, of the whole server."""
     loop: asyncio.AbstractEventLoop
     cycle: Any
     """uvicorn's request and answer; of the one before while none is under way."""
     _transport: asyncio.Transport
     _head_due: asyncio.TimerHandle | None = None
+    _head_bytes = 0
     _read_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but class
         super().connection_made(transport)
         self._await_head()
+        if len(self.connections) > self.most:
+            self._transport.write(TOO_MANY)
+            self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self._head_due is None and self._awaits_request():
@@ -34,6 +62,9 @@ class SlowClientLimits(asyncio.Protocol):
         super().data_received(data)
         if not self._awaits_request():
             self._head_due = _ended(self._head_due)
+            self._head_bytes = 0
+        else:
+            self._count_head(len(data))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -48,17 +79,38 @@ class SlowClientLimits(asyncio.Protocol):
         self._read_due = _ended(self._read_due)
         super().connection_lost(exc)
 
+    def _count_head(self, num_bytes: int) -> None:
+        """h11 bounds headers that are still coming by itself; httptools keeps whatever comes."""
+        self._head_bytes += num_bytes
+        may_be_body = self.cycle is not None and self.cycle.more_body  # of one that was refused
+        most = self.most_head_bytes + REFUSED_BODY_BYTES * may_be_body
+        if self._head_bytes > most and not self._transport.is_closing():
+            self._transport.write(TOO_LONG)
+            self._transport.close()
+
     def _await_head(self) -> None:
-        self._head_due = self.loop.call_later(self.seconds, self._transport.abort)
+        self._head_due = self.loop.call_later(self.seconds, self._look_once_more)
+
+    def _look_once_more(self) -> None:
+        """The loop reads what has come before it gets back to this connection's timer."""
+        self._head_due = self.loop.call_later(LATE_SECONDS, self._transport.abort)
 
     def _awaits_request(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
 
-def protocol_with_limits(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, whichever is installed, for clients that take no longer than that."""
-    bases = (SlowClientLimits, AutoHTTPProtocol)
-    return type("BoundedProtocol", bases, {"seconds": seconds})
+def protocol_with_limits(
+    seconds: float, most: int | None = None, most_head_bytes: int | None = None
+) -> type[asyncio.Protocol]:
+    """uvicorn's protocol, whichever is installed, for clients that keep to the limits.
+
+    Args:
+        seconds: for headers to come, and between two reads of an answer.
+        most: connections at one time; more are answered 503 and closed. None is no bound.
+        most_head_bytes: of a request that is still coming. None is no bound.
+    """
+    limits = {"seconds": seconds, "most": most or inf, "most_head_bytes": most_head_bytes or inf}
+    return type("BoundedProtocol", (SlowClientLimits, AutoHTTPProtocol), limits)
 
 
 def _ended(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
