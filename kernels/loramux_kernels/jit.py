@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
+from threading import RLock
 from typing import Any
 
 import triton
@@ -14,13 +16,38 @@ is_rehearsing: ContextVar[bool] = ContextVar("is_rehearsing", default=False)
 """Whether launches of this thread launch nothing; see ``loramux_kernels.ahead.rehearsal``."""
 
 
+_unhashed: deque[JITFunction] = deque()
+_hashing = RLock()
+
+
 def device_function(function: Callable[..., Any]) -> Any:
     """A function that kernels call."""
-    return triton.jit(function)
+    compiled = triton.jit(function)
+    if not triton.knobs.runtime.interpret:
+        _unhashed.append(compiled)
+    return compiled
 
 
 class Kernel(JITFunction):  # type: ignore[misc]  # Triton has no types
     """A function that is launched: ``kernel[grid](...)``."""
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        super().__init__(function, **options)
+        _unhashed.append(self)
+
+    @property
+    def cache_key(self) -> str:
+        """Under which Triton finds the compiled kernel again, the same in every process.
+
+        Triton's hash of a function lacks the constants of what it calls if nobody has hashed that
+        before. So all functions are hashed in the order in which they are defined, which has what
+        is called from another module first.
+        """
+        with _hashing:
+            while _unhashed:
+                JITFunction.cache_key.fget(_unhashed.popleft())
+        key: str = super().cache_key
+        return key
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
         return partial(self.run, grid=grid, warmup=is_rehearsing.get())

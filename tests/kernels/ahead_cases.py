@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -97,3 +98,20 @@ def fork_tasks_one_of_which_fails() -> bool:
     from loramux_kernels.ahead.compiler import run_in_forks
 
     return run_in_forks([bool, partial(int, "no number"), bool], 2)
+
+
+def cache_keys_in_both_orders() -> list[set[str]]:
+    """Of two kernels that call the same functions, hashed in forks of a process that has not."""
+    from loramux_kernels.triton_attention.decode import attend_chunks
+    from loramux_kernels.triton_attention.prefill import attend_queries
+
+    kernels = [attend_chunks, attend_queries]
+    seen = []
+    for order in (kernels, kernels[::-1]):
+        mine, theirs = os.pipe()
+        if not os.fork():
+            os.write(theirs, " ".join(kernel.cache_key for kernel in order).encode())
+            os._exit(0)
+        os.wait()
+        seen.append(set(os.read(mine, 2**12).decode().split()))
+    return seen

@@ -11,7 +11,11 @@ import pytest
 import torch
 
 from loramux.engine.running import kernel_compiler
-from tests.kernels.ahead_cases import fork_tasks_one_of_which_fails, rehearse_compile_and_launch
+from tests.kernels.ahead_cases import (
+    cache_keys_in_both_orders,
+    fork_tasks_one_of_which_fails,
+    rehearse_compile_and_launch,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,13 @@ def test_what_was_rehearsed_and_compiled_elsewhere_is_found_by_the_launch(proces
     assert len(seen["launched"]) == 7
     assert seen["cache_hits"] == [True] * len(seen["asked"])
     assert (seen["launched_in_second_rehearsal"], seen["asked_again"]) == ([], [])
+
+
+def test_a_kernel_is_found_again_in_whatever_order_kernels_are_launched():
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        one, other = fresh.submit(cache_keys_in_both_orders).result()
+    assert len(one) == 2
+    assert one == other
 
 
 def test_a_kernel_that_does_not_compile_is_told(process):
