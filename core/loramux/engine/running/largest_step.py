@@ -1,4 +1,4 @@
-"""A step as large as any will be; its results mean nothing."""
+"""Steps as large as any will be, or larger than any of some size; their results mean nothing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ def largest_step(args: EngineArgs, max_model_len: int) -> list[Chunk]:
     num_short = args.max_num_seqs - 1
     longest = min(max_model_len, args.max_num_batched_tokens - num_short)
     lengths = [longest] + [1] * num_short
+    return [_imaginary_chunk(length, args.block_size) for length in lengths]
+
+
+def step_beyond(num_rows: int, args: EngineArgs, max_model_len: int) -> list[Chunk]:
+    """Prompts of one row more, if the engine's steps may be as large; else nothing."""
+    if num_rows >= args.max_num_batched_tokens:
+        return []
+    longest = min(max_model_len, num_rows + 1)
+    lengths = [longest] * (num_rows // longest) + [num_rows % longest + 1]
     return [_imaginary_chunk(length, args.block_size) for length in lengths]
 
 

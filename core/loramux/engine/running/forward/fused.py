@@ -18,7 +18,7 @@ from loramux.engine.running.forward.padded_step import (
     PaddedStep,
     step_sizes,
 )
-from loramux.engine.running.largest_step import largest_step
+from loramux.engine.running.largest_step import largest_step, step_beyond
 from loramux.engine.running.step_layout import StepLayout, lay_out
 from loramux.engine.running.tokens_in_flight import TokensInFlight
 from loramux.engine.sampling.transfer import to_device
@@ -62,13 +62,21 @@ class FusedForward:
         log.info("captured %d sizes of step as CUDA graphs in %.1f s", len(sizes), seconds)
 
     def rehearse(self, args: EngineArgs, max_model_len: int) -> None:
-        """Take a step of each size that is captured and the largest of all; no result is used."""
+        """Take steps of each kind; no result is used.
+
+        They are of each size that is captured, one too large for that, and the largest of all.
+        """
         plan = self._padded_plan(args, max_model_len)
-        for size in step_sizes(args.max_num_seqs, args.max_num_batched_tokens):
+        sizes = step_sizes(args.max_num_seqs, args.max_num_batched_tokens)
+        for size in sizes:
             step = PaddedStep(size, plan)
             for with_lora in step.lora_choices:
                 step.compute(step.fill_lora(with_lora=with_lora))
-        layout = lay_out(largest_step(args, max_model_len), args.block_size)
+        beyond = step_beyond(max(size.rows for size in sizes), args, max_model_len)
+        for chunks in filter(None, (beyond, largest_step(args, max_model_len))):
+            self._rehearse_launch(lay_out(chunks, args.block_size))
+
+    def _rehearse_launch(self, layout: StepLayout) -> None:
         self._launch(layout, layout.logit_rows, None)
         if self._lora is not None:
             self._lora.fill([], is_decode=False)
