@@ -66,7 +66,7 @@ def check(directory: Path, oracles: tuple[Qwen3Model, Qwen3Model], way: tuple[st
     llm = LLM(
         str(directory / "model"), pooler_config={"pooling_type": kind}, dtype=dtype,
         model_impl=impl, skip_tokenizer_init=True, enable_lora=True, max_num_batched_tokens=512,
-        max_num_seqs=64, gpu_memory_utilization=0.2,
+        max_num_seqs=64, kv_cache_memory_bytes=2**28, lora_memory_bytes=2**26,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(512, (n,), generator=generator).tolist() for n in LENGTHS]
