@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -14,6 +15,7 @@ from loramux_kernels.paged_attention import LayerCache
 from loramux_kernels.triton_lora import (
     DECODE,
     PREFILL,
+    LoRATiles,
     LoRAWork,
     activate_with_lora,
     add_rms_norm_with_lora_,
@@ -28,11 +30,8 @@ ATTENTION = Attention(32, 8, 128, 128)
 MIXED_RANKS = [8, 16, 32, 64, 8, 128, 16, 256] * 4
 RANKS = [[rank] * NUM_SITES for rank in [16] * 32 + MIXED_RANKS]
 MAX_DECODE_ROWS = 256
-ACTIVATIONS = {
-    16: [(128, 1, 4, 4), (128, 4, 4, 4), (256, 1, 8, 2), (128, 2, 4, 8)],
-    32: [(64, 8, 4, 4), (128, 8, 8, 2), (128, 2, 8, 2), (128, 4, 8, 4)],
-}
-"""By rows of a tile: columns, steps, warps and programs a multiprocessor."""
+STREAMS = 16
+"""Rows of single tokens beside a prompt, where the number of rows shows that there are some."""
 RUN = 512
 """Rows of one adapter in a step of prompts."""
 
@@ -49,11 +48,10 @@ class Mix:
         count = len(self.slots)
         if num_rows <= MAX_DECODE_ROWS:
             return [(slot, range(at, num_rows, count)) for at, slot in enumerate(self.slots)]
-        starts = range(0, num_rows, RUN)
-        return [
-            (self.slots[number % count], range(start, start + RUN))
-            for number, start in enumerate(starts)
-        ]
+        prompts = num_rows // RUN * RUN if num_rows >= RUN else num_rows - STREAMS
+        spans = [(start, min(start + RUN, prompts)) for start in range(0, prompts, RUN)]
+        spans += [(row, row + 1) for row in range(prompts, num_rows)]
+        return [(self.slots[number % count], range(*span)) for number, span in enumerate(spans)]
 
 
 MIXES = [
@@ -85,9 +83,11 @@ class LlamaLayer:
             LayerCache(place.random(*blocks), place.random(*blocks)),
             torch.randperm(rows, device="cuda"),
         )
-        tiles = DECODE if rows <= MAX_DECODE_ROWS else PREFILL
-        table = self.lora.table
-        self.works = {rank: LoRAWork(table, tiles, rows, rank, 3) for rank in (16, 256)}
+        self.tiles = DECODE if rows <= MAX_DECODE_ROWS else PREFILL
+        self.works = {rank: self.work(self.tiles, rank) for rank in (16, 256)}
+
+    def work(self, tiles: LoRATiles, max_rank: int) -> LoRAWork:
+        return LoRAWork(self.lora.table, tiles, self.rows, max_rank, 3)
 
     def run(self, way: Way, work: LoRAWork) -> Tensor:
         """The layer; its attention returns the queries."""
@@ -100,23 +100,28 @@ class LlamaLayer:
     def product(self, index: int, x: Tensor) -> Tensor:
         return torch.mm(x, self.weights[index].t())
 
-    def compare(self, mix: Mix, copies: int, repeats: int) -> tuple[float, dict[str, float]]:
+    def compare(
+        self, mix: Mix, copies: int, repeats: int, others: Mapping[str, LoRATiles] | None = None
+    ) -> tuple[float, dict[str, float]]:
         """Microseconds of one layer without adapters, and how many more each way takes.
 
         In graphs that were captured for no adapters at all, replayed in turn: clocks move by more
-        from one second to the next than what is told apart here.
+        from one second to the next than what is told apart here. ``others`` are tiles that
+        compete with those shipped, fused.
         """
-        work = self.works[mix.max_rank]
-        work.fill([], self.rows)
-        ways = [Way(), *WAYS]
-        graphs = [captured(lambda way=way: self.run(way, work), copies) for way in ways]
-        work.fill(mix.segments(self.rows), self.rows)
+        shipped = self.works[mix.max_rank]
+        runs = {way.name: (way, shipped) for way in (Way(), *WAYS)}
+        for name, tiles in (others or {}).items():
+            runs[name] = WAYS[-1], self.work(tiles, mix.max_rank)
+        graphs = []
+        for way, work in runs.values():
+            work.fill([], self.rows)
+            graphs.append(captured(partial(self.run, way, work), copies))
+        for _, work in runs.values():
+            work.fill(mix.segments(self.rows), self.rows)
         rounds = [[microseconds(graph, copies, 1, 1) for graph in graphs] for _ in range(repeats)]
-        more = {
-            way.name: median(times[index] - times[0] for times in rounds)
-            for index, way in enumerate(ways)
-        }
-        return median(times[0] for times in rounds), {way.name: more[way.name] for way in WAYS}
+        more = [median(times[i] - times[0] for times in rounds) for i in range(len(graphs))]
+        return median(times[0] for times in rounds), dict(zip([*runs][1:], more[1:], strict=True))
 
 
 class Way:
@@ -211,26 +216,3 @@ def kernel_times(layer: LlamaLayer, mix: Mix, copies: int, repeats: int) -> dict
     return {
         name: microseconds(captured(call, copies), copies, repeats) for name, call in calls.items()
     }
-
-
-def activation_times(layer: LlamaLayer, mix: Mix, copies: int, repeats: int) -> dict[str, float]:
-    """Microseconds of the activation with its updates, in shapes that are not those shipped."""
-    from loramux_kernels.triton_lora.fused.activation import activate_updated
-
-    work, y = layer.works[mix.max_rank], layer.place.random(layer.rows, 28672)
-    shipped, times = work.shape, {}
-    work.fill(mix.segments(layer.rows), layer.rows)
-    work.partials.zero_()
-    for columns, steps, warps, programs in ACTIVATIONS[shipped.fused.rows]:
-        shape = replace(
-            shipped.fused.activation,
-            columns=columns, steps=steps, warps=warps, programs_per_sm=programs,
-        )  # fmt: skip
-        work.shape = replace(shipped, fused=replace(shipped.fused, activation=shape))
-        graph = captured(
-            lambda: activate_updated(y, layer.lora.projections[2], work, "silu"), copies
-        )
-        name = f"{columns} x {steps}, {warps} warps, {programs}/SM"
-        times[name] = microseconds(graph, copies, repeats)
-    work.shape = shipped
-    return times

@@ -1,6 +1,6 @@
 """Blocks that add LoRA updates, on a GPU: right, base rows to the bit, and how long in a layer.
 
-    PYTHONPATH=kernels:. python -m tests.kernels.gpu_lora_fused [prefill | decode]
+    PYTHONPATH=kernels:. python -m tests.kernels.gpu_lora_fused [prefill | decode | mixed]
 
 Checks run side by side in processes that are forked before this one touches the GPU, and so does
 what has to be compiled. Then it measures the kernels of long steps in tiles that compete, and one
@@ -17,7 +17,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -39,22 +40,25 @@ from tests.kernels.fused_lora_timing import (
     WAYS,
     LlamaLayer,
     Mix,
-    activation_times,
     kernel_times,
 )
 from tests.kernels.lora_cases import Segments
 from tests.kernels.prefill_lora_timing import CONTESTS, compile_tiles, contest
 from tests.kernels.prefill_lora_timing import Step as PrefillStep
+from tests.kernels.short_lora_timing import CAPTIONS, compile_layer
+from tests.kernels.short_lora_timing import SIZES as SHORT_SIZES
+from tests.kernels.short_lora_timing import TILES as SHORT_TILES
 
 DEVICE = "cuda"
-SIZES = {
-    ("decode",): (16, 64, 256),
-    ("prefill",): (8192, 2048, 512, 256, 64),
-    ("decode", "prefill"): (16, 64, 256, 512, 2048, 8192),
+LONG = (8192, 2048)
+PROMPT_RANKS = [1, 3, 8, 16, 17, 33, 64]
+RANKS = {
+    "decode": [*PROMPT_RANKS, 100, 255, 256],
+    "mixed": PROMPT_RANKS,
+    "prefill": PROMPT_RANKS,
 }
-RANKS = {"decode": [1, 3, 8, 16, 17, 33, 64, 100, 255, 256], "prefill": [1, 3, 8, 16, 17, 33, 64]}
 NORMS = ((4096, 14336, False), (2304, 2048, True), (5120, 5120, False))
-TILES = {"decode": DECODE, "prefill": PREFILL}
+TILES = {"decode": DECODE, "mixed": PREFILL, "prefill": replace(PREFILL, short=None)}
 
 Check = Callable[[], object]
 
@@ -123,6 +127,11 @@ def checks(names: Sequence[str]) -> dict[str, Check]:
                 norm, place, tiles, width, in_features, plus_one
             )
     found["graph"] = check_graph
+    for kind in set(names) & set(SHORT_SIZES):
+        mixes = MIXES if kind == "decode" else MIXES[:1]
+        shipped = [("", index) for index, mix in enumerate(mixes) if mix.max_rank in {16, 256}]
+        for name, index in [*shipped[::2], *((name, 0) for name in SHORT_TILES[kind])]:
+            found[f"compile {kind} {name or index}"] = partial(compile_layer, kind, name, index)
     if "prefill" in names:
         for kernel, contest in CONTESTS.items():
             for name in contest.tiles:
@@ -177,23 +186,24 @@ def outcome(name: str) -> str:
     return f"ok     {name}"
 
 
-def print_layer(layer: LlamaLayer, rows: int, mixes: Sequence[Mix]) -> None:
+def print_layer(
+    layer: LlamaLayer, rows: int, mixes: Sequence[Mix], others: Mapping[str, LoRATiles]
+) -> None:
     layer.take(rows)
     copies, repeats = (4, 25) if rows <= 1040 else (1, 9)
     for mix in mixes:
-        base, more = layer.compare(mix, copies, repeats)
+        competing = others if mix.max_rank == 16 else {}
+        base, more = layer.compare(mix, copies, repeats, competing)
         cells = [f"{name} +{m:.1f} ({base / (base + m):.3f})" for name, m in more.items()]
-        print(f"{rows} rows, base {base:.1f}, {mix.name}: " + "  ".join(cells), flush=True)
+        caption = CAPTIONS.get((rows, mix.name), "")
+        print(f"{rows} rows, base {base:.1f}, {mix.name} ({caption}):", flush=True)
+        print("    " + "  ".join(cells), flush=True)
 
 
 def print_kernels(layer: LlamaLayer, rows: int) -> None:
     layer.take(rows)
     cells = [f"{name} {spent:.1f}" for name, spent in kernel_times(layer, MIXES[0], 20, 9).items()]
     print(f"{rows} rows, blocks alone, in the cache: " + ", ".join(cells), flush=True)
-    if rows >= 256:
-        times = activation_times(layer, MIXES[0], 20, 9)
-        cells = [f"{name} {spent:.1f}" for name, spent in times.items()]
-        print("    activate + with columns x steps: " + "; ".join(cells), flush=True)
 
 
 def print_contests(rows: int) -> None:
@@ -217,8 +227,10 @@ def main(arguments: Sequence[str]) -> int:
         print_contests(8192)
         print(f"after {time.perf_counter() - begin:.0f} s", flush=True)
     layer = LlamaLayer()
-    for rows in SIZES[tuple(names)]:
-        print_layer(layer, rows, MIXES if "decode" in names else MIXES[:2])
+    for kind in names:
+        for rows in SHORT_SIZES.get(kind, LONG):
+            mixes = MIXES if (kind, rows) == ("decode", 256) else MIXES[:2]
+            print_layer(layer, rows, mixes, SHORT_TILES.get(kind, {}))
     if "decode" in names:
         for rows in (64, 256):
             print_kernels(layer, rows)

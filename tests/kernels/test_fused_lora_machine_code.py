@@ -18,13 +18,16 @@ pytest.importorskip("triton", reason="the GPU kernels need the extra gpu")
 BF16 = ("out", "gate_up", "y", "residual", "weight", "queries", "key_cache", "value_cache", "qkv")
 TYPES = (
     dict.fromkeys((*BF16, "arena"), "*bf16")
-    | dict.fromkeys(("records", "counts", "row_tiles", "tile_rows", "positions", "slots"), "*i32")
+    | dict.fromkeys(
+        ("site_records", "counts", "row_tiles", "tile_rows", "positions", "slots"), "*i32"
+    )
     | dict.fromkeys(("partials", "cos", "sin"), "*fp32")
     | dict.fromkeys(("eps", "q_eps", "k_eps"), "fp32")
 )
 HEADS = {"NUM_HEADS": 32, "NUM_KV_HEADS": 8, "DIM": 128, "HALF": 64, "GROUP": 16}
 NO_NORMS = {"q_weight": None, "k_weight": None, "Q_PLUS_ONE": False, "K_PLUS_ONE": False}
 ROW = {"WIDTH": 4096, "BLOCK": 4096, "PLUS_ONE": False, "SLICES": 1}
+PAIRED = DECODE.fused.normalization
 TILED, WALKING = PREFILL.fused.normalization, PREFILL.fused.activation
 
 KERNELS: dict[str, tuple[dict[str, Any], int, int]] = {
@@ -44,7 +47,11 @@ KERNELS: dict[str, tuple[dict[str, Any], int, int]] = {
         4,
         DECODE.fused.rotation.max_registers,
     ),
-    "paired_normalization._add_normalize_updated": (ROW | {"RANK": 8}, 8, 255),
+    "paired_normalization._add_normalize_updated": (
+        ROW | {"RANK": PAIRED.rank},
+        8,
+        PAIRED.max_registers,
+    ),
     "tiled_normalization._add_normalize_tile": (
         ROW | {"PARTS": 1, "COLUMNS": 256, "WIDE": 1024, "ROWS": TILED.rows, "SPLITS": 1},
         8,

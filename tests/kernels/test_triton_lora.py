@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from loramux_kernels.triton_lora import DECODE, PREFILL, LoRATiles
+from loramux_kernels.triton_lora.tiles import MIXED
 from tests.kernels.interpreted import interpreting_process
 from tests.kernels.lora_cases import Layer, Segments, same_bits
 
@@ -27,9 +28,10 @@ def small(tiles: LoRATiles, features: int = 16, splits: int = 3, programs: int =
 
 
 DECODE_TILES = small(DECODE)
-PREFILL_TILES = replace(small(PREFILL), rows=32, rank=16, dense=False)
+PREFILL_TILES = replace(small(PREFILL), rows=32, rank=16, dense=False, short=None)
 PREFILL_TILES = replace(PREFILL_TILES, expand=replace(PREFILL_TILES.expand, rows=16))
-PATHS = {"decode": DECODE_TILES, "prefill": PREFILL_TILES}
+MIXED_TILES = replace(PREFILL_TILES, short=replace(small(MIXED), rows=16), short_rows=1024)
+PATHS = {"decode": DECODE_TILES, "prefill": PREFILL_TILES, "mixed": MIXED_TILES}
 
 
 @pytest.fixture(scope="module")

@@ -182,11 +182,13 @@ def test_the_work_list_covers_each_row_and_component_once(several, tiles: LoRATi
 
 def check_cover(work: LoRAWork, rows_of: dict[int, list[int]], ranks: list[int]) -> None:
     num_row_tiles, num_tiles = work.counts[:2].tolist()
+    size = work.shape.fused.rows
     covered: Counter[tuple[int, int, int]] = Counter()
     for index, (slot, first, count, rank_tile) in enumerate(work.tiles[:num_tiles].tolist()):
         assert 0 < count <= work.shape.rows
         assert (rank_tile == 0) == (index < num_row_tiles)
-        for row in work.rows[first : first + count].tolist():
+        for row in work.tile_rows.flatten()[first * size : first * size + count].tolist():
+            assert work.site_records[first].equal(work.table.records[slot])
             covered[slot, row, rank_tile] += 1
     assert covered == Counter(
         (slot, row, tile)

@@ -29,7 +29,7 @@ def activate_with_lora(
         ValueError: x or gate_up has another dtype than the arena or another width than the
             projection.
     """
-    if not _is_fused(work):
+    if not _is_fused(work, len(x)):
         apply_lora_(gate_up, x, projection, work)
         return gated_activation(gate_up, kind)
     check_product(gate_up, x, projection, work)
@@ -58,7 +58,7 @@ def add_rms_norm_with_lora_(
     Raises:
         ValueError: x or y has another dtype than the arena or another width than the projection.
     """
-    if not (_is_fused(work) and _has_norm(work)):
+    if not (_is_fused(work, len(x)) and _has_norm(work, len(x))):
         apply_lora_(y, x, projection, work)
         return add_rms_norm_(y, residual, norm)
     check_product(y, x, projection, work)
@@ -68,19 +68,19 @@ def add_rms_norm_with_lora_(
     return add_rms_norm_updated_(y, residual, projection, work, norm)
 
 
-def _is_fused(work: LoRAWork) -> bool:
+def _is_fused(work: LoRAWork, num_rows: int) -> bool:
     """Whether the tiles have blocks for the largest rank that the work list can name.
 
     A step that one adapter owns, and that plain products compute, has no rank vectors for them.
     """
-    max_rank = work.shape.fused.max_rank
+    max_rank = work.shape.for_rows(num_rows).fused.max_rank
     has_blocks = max_rank is None or work.max_rank <= max_rank
     return has_blocks and not is_dense(work.single, work.table)
 
 
-def _has_norm(work: LoRAWork) -> bool:
+def _has_norm(work: LoRAWork, num_rows: int) -> bool:
     """Whether a norm may add updates of the largest rank that the work list can name."""
-    shape = work.shape.fused.normalization
+    shape = work.shape.for_rows(num_rows).fused.normalization
     if isinstance(shape, PairedNormalization):
         return work.max_rank <= shape.max_rank
     return shape is not None
@@ -102,7 +102,7 @@ def rotate_and_store_with_lora_(
     Raises:
         ValueError: x or qkv has another dtype than the arena or another width than the projection.
     """
-    if not _is_fused(work):
+    if not _is_fused(work, len(x)):
         apply_lora_(qkv, x, projection, work)
         return rotation(qkv)
     check_product(qkv, x, projection, work)

@@ -21,7 +21,7 @@ from loramux_kernels.triton_lora.update import lora_update
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 UNSPECIALIZED = (
-    "counts", "rows", "tiles", "blocks", "num_blocks", "num_splits",
+    "counts", "tiles", "tile_rows", "blocks", "num_blocks", "num_splits",
     "first_site", "num_sites", "num_slices",
 )  # fmt: skip
 
@@ -32,18 +32,19 @@ def expand_(y: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
     Args:
         y: ``[num_rows, out_features]``, rows contiguous in themselves, of the arena's dtype.
     """
-    table, shape = work.table, work.shape.expand
-    blocks = projection.blocks(shape.columns)
-    _, num_splits = work.shape.shrink.split(projection.in_features, len(y))
+    table, tiles = work.table, work.shape.for_rows(len(y))
+    shape, blocks = tiles.expand, projection.blocks(tiles.expand.columns)
+    _, num_splits = tiles.shrink.split(projection.in_features, len(y), projection.num_slices)
     programs = shape.programs_per_sm * num_multiprocessors(y.device)
     overlap = overlapping(y.device) if work.shape.overlap else {"OVERLAP": False}
     _expand[(programs,)](
-        y, work.partials, table.arena, table.records, work.counts, work.rows, work.tiles, blocks,
-        y.stride(0), blocks.shape[0], num_splits,
-        work.max_rows * projection.num_slices * work.rank_stride, work.rank_stride,
+        y, work.partials, table.arena, work.site_records, work.counts, work.tiles, work.tile_rows,
+        blocks, y.stride(0), blocks.shape[0], num_splits,
+        len(y) * projection.num_slices * work.rank_stride, work.rank_stride,
         projection.first_site, table.num_sites, projection.num_slices,
         GRANULE=GRANULE, UNIT=projection.unit,
-        TILE_ROWS=work.shape.rows, ROWS=shape.rows, COLUMNS=shape.columns, RANK=shape.rank,
+        TILE_ROWS=work.shape.rows, PADDED=work.shape.fused.rows,
+        ROWS=shape.rows, COLUMNS=shape.columns, RANK=shape.rank,
         SPLITS=triton.next_power_of_2(num_splits), STAGES=shape.stages,
         num_warps=shape.warps, **overlap,
     )  # fmt: skip
@@ -52,12 +53,12 @@ def expand_(y: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
 # fmt: off
 @kernel(unspecialized=UNSPECIALIZED)
 def _expand(  # noqa: PLR0917
-    y: tl.tensor, partials: tl.tensor, arena: tl.tensor, records: tl.tensor,
-    counts: tl.tensor, rows: tl.tensor, tiles: tl.tensor, blocks: tl.tensor,
+    y: tl.tensor, partials: tl.tensor, arena: tl.tensor, site_records: tl.tensor,
+    counts: tl.tensor, tiles: tl.tensor, tile_rows: tl.tensor, blocks: tl.tensor,
     y_stride: tl.tensor, num_blocks: tl.tensor, num_splits: tl.tensor,
     split_stride: tl.tensor, rank_stride: tl.tensor,
     first_site: tl.tensor, num_sites: tl.tensor, num_slices: tl.tensor,
-    GRANULE: tl.constexpr, UNIT: tl.constexpr, TILE_ROWS: tl.constexpr,
+    GRANULE: tl.constexpr, UNIT: tl.constexpr, TILE_ROWS: tl.constexpr, PADDED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr,
     STAGES: tl.constexpr, OVERLAP: tl.constexpr,
 ) -> None:
@@ -71,13 +72,14 @@ def _expand(  # noqa: PLR0917
         width = tl.load(block + 2) * UNIT
         column = tl.load(block + 1) * COLUMNS + tl.arange(0, COLUMNS)
         y_column = tl.load(block + 3) * UNIT + column
-        record = records + (tl.load(tile) * num_sites + first_site + slice) * 4
+        first_tile = tl.load(tile + 1)
+        record = site_records + (first_tile * num_sites + first_site + slice) * 4
         rank = tl.load(record + 2)
         b = arena + tl.load(record + 1).to(tl.int64) * GRANULE + column
         scaling = tl.load(record + 3).to(tl.float32, bitcast=True)
         exists = row < tl.load(tile + 2)
-        place = tl.load(tile + 1) + row
-        index = tl.load(rows + place, mask=exists, other=0).to(tl.int64)
+        place = first_tile * PADDED + row
+        index = tl.load(tile_rows + place, mask=exists, other=0).to(tl.int64)
         if rank > 0:
             target = y + index[:, None] * y_stride + y_column[None, :]
             mask = exists[:, None] & (column < width)[None, :]

@@ -17,13 +17,16 @@ from loramux_kernels.multiprocessors import num_multiprocessors
 from loramux_kernels.overlap import overlapping
 from loramux_kernels.triton_lora.arena import GRANULE
 from loramux_kernels.triton_lora.projection import PackedProjection
-from loramux_kernels.triton_lora.sharing import own_share
 from loramux_kernels.triton_lora.tiles import ShrinkTiles
+from loramux_kernels.triton_lora.update import ask_for_b
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 SHARED_BYTES = 220 << 10
 """Of a Hopper multiprocessor's 228 KB, of which each program needs some for itself."""
-UNSPECIALIZED = ("counts", "rows", "tiles", "first_site", "num_sites", "num_slices", "num_splits")
+UNSPECIALIZED = (
+    "counts", "tiles", "tile_rows", "widths", "num_tiles", "first_site", "num_sites", "num_slices",
+    "num_splits",
+)  # fmt: skip
 
 
 def shrink(
@@ -35,21 +38,26 @@ def shrink(
         x: ``[num_rows, in_features]``, rows contiguous in themselves, of the arena's dtype.
         is_branch: launched on a stream of its own, where no kernel is ahead to overlap with.
     """
-    table, shape = work.table, work.shape.shrink
-    split_features, num_splits = shape.split(projection.in_features, len(x))
-    programs = shape.programs_per_sm * num_multiprocessors(x.device)
-    slices = min(shape.slices, triton.next_power_of_2(projection.num_slices))
-    stages = _stages(shape, work.shape.rows, slices * work.rank, x.element_size())
+    tiles, num_slices = work.shape.for_rows(len(x)), projection.num_slices
+    shape = tiles.shrink
+    split_features, num_splits = shape.split(projection.in_features, len(x), num_slices)
+    slices = min(shape.slices, triton.next_power_of_2(num_slices))
+    stages = _stages(shape, tiles.rows, slices * work.rank, x.element_size())
     overlaps = work.shape.overlap and not is_branch
     overlap = overlapping(x.device) if overlaps else {"OVERLAP": False}
-    _shrink[(programs,)](
-        work.partials, x, table.arena, table.records, work.counts, work.rows, work.tiles,
-        x.stride(0), projection.in_features, split_features, num_splits,
-        work.max_rows * projection.num_slices * work.rank_stride, work.rank_stride,
-        projection.first_site, table.num_sites, projection.num_slices,
-        GRANULE=GRANULE, ROWS=work.shape.rows, RANK=work.rank,
-        SLICES=slices, FEATURES=shape.features, STAGES=stages,
-        num_warps=shape.warps, **overlap,
+    parts = work.shape.rows // tiles.rows
+    units = len(work.tiles) * triton.cdiv(num_slices, slices) * num_splits * parts
+    _shrink[(min(shape.programs_per_sm * num_multiprocessors(x.device), units),)](
+        work.partials, x, work.table.arena, work.site_records, work.counts, work.tiles,
+        work.tile_rows, projection.slice_widths,
+        x.stride(0), projection.in_features, split_features, num_splits, len(work.row_tiles),
+        len(x) * num_slices * work.rank_stride, work.rank_stride,
+        projection.first_site, work.table.num_sites, num_slices,
+        GRANULE=GRANULE, PADDED=work.shape.fused.rows, PARTS=parts, ROWS=tiles.rows,
+        RANK=work.rank, SLICES=slices, FEATURES=shape.features, STAGES=stages,
+        DIRECT=work.shape.fused.rows == tiles.rows and parts == 1,
+        ASKS=shape.asks_for_b and slices == 1,
+        num_warps=shape.warps, maxnreg=shape.max_registers, **overlap,
     )  # fmt: skip
 
 
@@ -62,47 +70,116 @@ def _stages(shape: ShrinkTiles, rows: int, columns: int, element_size: int) -> i
 # fmt: off
 @kernel(unspecialized=UNSPECIALIZED)
 def _shrink(  # noqa: PLR0917
-    partials: tl.tensor, x: tl.tensor, arena: tl.tensor, records: tl.tensor,
-    counts: tl.tensor, rows: tl.tensor, tiles: tl.tensor,
+    partials: tl.tensor, x: tl.tensor, arena: tl.tensor, site_records: tl.tensor,
+    counts: tl.tensor, tiles: tl.tensor, tile_rows: tl.tensor, widths: tl.tensor,
     x_stride: tl.tensor, in_features: tl.tensor, split_features: tl.tensor, num_splits: tl.tensor,
-    split_stride: tl.tensor, rank_stride: tl.tensor,
+    num_tiles: tl.tensor, split_stride: tl.tensor, rank_stride: tl.tensor,
     first_site: tl.tensor, num_sites: tl.tensor, num_slices: tl.tensor,
-    GRANULE: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, SLICES: tl.constexpr,
-    FEATURES: tl.constexpr, STAGES: tl.constexpr, OVERLAP: tl.constexpr,
+    GRANULE: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr,
+    RANK: tl.constexpr, SLICES: tl.constexpr, FEATURES: tl.constexpr, STAGES: tl.constexpr,
+    DIRECT: tl.constexpr, ASKS: tl.constexpr, OVERLAP: tl.constexpr,
 ) -> None:
-    units_per_tile = tl.cdiv(num_slices, SLICES) * num_splits
-    start, stop = own_share(tl.load(counts + 1) * units_per_tile)
+    groups = tl.cdiv(num_slices, SLICES)
+    units_per_tile = groups * num_splits * PARTS
+    programs = tl.num_programs(0)
+    column = tl.arange(0, SLICES * RANK)
+    unit = tl.program_id(0)
+    # Asked for before the number of tiles is known, which comes no sooner.
+    index, rank_tile, rank, a, b = _described(
+        tiles, tile_rows, site_records, unit // units_per_tile, unit // (groups * num_splits),
+        _slices(unit // num_splits % groups, column, SLICES, RANK), num_tiles,
+        num_slices, num_sites, first_site, PADDED, PARTS, ROWS, DIRECT,
+    )
+    stop = tl.load(counts + 1) * units_per_tile
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
-    for unit in tl.range(start, stop, num_stages=1):
-        tile = tiles + unit // units_per_tile * 4
+    for unit in tl.range(tl.program_id(0), stop, programs, num_stages=1):
         split = unit % num_splits
-        first_row = tl.load(tile + 1)
-        column = tl.arange(0, SLICES * RANK)
-        slice = unit % units_per_tile // num_splits * SLICES + column // RANK
-        component = tl.load(tile + 3) * RANK + column % RANK
-        record = records + (tl.load(tile) * num_sites + first_site + slice) * 4
-        rank = tl.load(record + 2, mask=slice < num_slices, other=0)
-        granule = tl.load(record, mask=slice < num_slices, other=0).to(tl.int64)
-        row = tl.arange(0, ROWS)
-        exists = row < tl.load(tile + 2)
-        index = tl.load(rows + first_row + row, mask=exists, other=0).to(tl.int64)
-        if tl.max(rank - component, axis=0) > 0:
+        slice = _slices(unit // num_splits % groups, column, SLICES, RANK)
+        component = rank_tile * RANK + column % RANK
+        exists = index >= 0
+        has_row = tl.max(index, 0) >= 0
+        if (tl.max(rank - component, axis=0) > 0) & has_row:
+            if ASKS and OVERLAP:
+                ask_for_b(
+                    arena + b.to(tl.int64) * GRANULE, rank_tile * RANK, rank,
+                    tl.load(widths + slice), split, num_splits, RANK,
+                )
             if OVERLAP:
                 tl.extra.cuda.gdc_wait()
+            row = tl.maximum(index, 0).to(tl.int64)
             part = _product(
-                x + index * x_stride, exists,
-                arena + granule * GRANULE + component * in_features, component < rank,
+                x + row * x_stride, exists,
+                arena + a.to(tl.int64) * GRANULE + component * in_features, component < rank,
                 split * split_features, split_features, in_features,
                 ROWS, SLICES * RANK, FEATURES, STAGES,
             )
             target = partials + split * split_stride + slice * rank_stride + component
-            at = target[None, :] + index[:, None] * (num_slices * rank_stride)
+            at = target[None, :] + row[:, None] * (num_slices * rank_stride)
             tl.store(at, part, mask=exists[:, None] & (component < rank)[None, :])
+        following = tl.minimum(unit + programs, stop - 1)
+        index, rank_tile, rank, a, b = _described(
+            tiles, tile_rows, site_records, following // units_per_tile,
+            following // (groups * num_splits),
+            _slices(following // num_splits % groups, column, SLICES, RANK), num_tiles,
+            num_slices, num_sites, first_site, PADDED, PARTS, ROWS, DIRECT,
+        )
     if OVERLAP:
         # Also where there was nothing to do: what follows waits for this kernel alone, and must
         # not begin before those that this one has overtaken are complete.
         tl.extra.cuda.gdc_wait()
+
+
+@device_function
+def _slices(
+    group: tl.tensor, column: tl.tensor, SLICES: tl.constexpr, RANK: tl.constexpr
+) -> tl.tensor:
+    """The slice of each column; one number where there is but one."""
+    if SLICES == 1:  # noqa: SIM108  # a choice while compiling
+        slices = group
+    else:
+        slices = group * SLICES + column // RANK
+    return slices
+
+
+@device_function
+def _described(  # noqa: PLR0917
+    tiles: tl.tensor, tile_rows: tl.tensor, site_records: tl.tensor, number: tl.tensor,
+    numbered_part: tl.tensor, slice: tl.tensor, num_tiles: tl.tensor,
+    num_slices: tl.tensor, num_sites: tl.tensor, first_site: tl.tensor,
+    PADDED: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, DIRECT: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Of a tile: rows (-1: none), rank tile, and of its slices the ranks and granules of A and B.
+
+    ``DIRECT``: tiles have the rows of row tiles, and those of rank tile 0 their numbers too. Their
+    rows and records are asked for without waiting for what the list says.
+    """
+    tile = tiles + number * 4
+    first, count, rank_tile = tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
+    row = numbered_part % PARTS * ROWS + tl.arange(0, ROWS)
+    site = first_site + slice
+    has_slice = slice < num_slices
+    if DIRECT:
+        head = tl.minimum(number, num_tiles - 1)
+        index = tl.load(tile_rows + head * PADDED + row)
+        rank, a, b = _records(site_records + (head * num_sites + site) * 4, has_slice)
+        if rank_tile > 0:
+            index = tl.load(tile_rows + first * PADDED + row)
+            rank, a, b = _records(site_records + (first * num_sites + site) * 4, has_slice)
+    else:
+        index = tl.load(tile_rows + first * PADDED + row, mask=row < count, other=-1)
+        rank, a, b = _records(site_records + (first * num_sites + site) * 4, has_slice)
+    return index, rank_tile, rank, a, b
+
+
+@device_function
+def _records(
+    record: tl.tensor, has_slice: tl.tensor
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Ranks, 0 for no slice, and granules of A and B."""
+    rank = tl.load(record + 2, mask=has_slice, other=0)
+    a = tl.load(record, mask=has_slice, other=0)
+    return rank, a, tl.load(record + 1, mask=has_slice, other=0)
 
 
 @device_function

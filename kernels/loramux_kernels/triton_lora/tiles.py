@@ -18,6 +18,9 @@ class ShrinkTiles:
         programs_per_sm: persistent programs for each multiprocessor, which share its memory.
         whole_rows: so many rows keep the GPU reading without splits; None for splits whatever
             the number of rows.
+        asks_for_b: whether the rows of B are asked for (prefetch to L2) besides, so that the
+            kernel that multiplies them finds them near. Only where ``slices`` is 1.
+        max_registers: of a thread: what the blocks behind it need to be there when it ends.
     """
 
     slices: int
@@ -28,12 +31,18 @@ class ShrinkTiles:
     stages: int
     programs_per_sm: int
     whole_rows: int | None = None
+    asks_for_b: bool = False
+    max_registers: int = 255
 
-    def split(self, in_features: int, num_rows: int) -> tuple[int, int]:
-        """Features of one split and the number of splits, in a step of so many rows."""
+    def split(self, in_features: int, num_rows: int, num_slices: int = 1) -> tuple[int, int]:
+        """Features of one split and the number of splits, in a step of so many rows.
+
+        Slices that are not computed together are programs enough with fewer splits.
+        """
         if self.whole_rows is not None and num_rows >= self.whole_rows:
             return -(-in_features // self.features) * self.features, 1
-        width = max(self.split_features, -(-in_features // self.max_splits))
+        apart = -(-num_slices // self.slices)
+        width = max(self.split_features * apart, -(-in_features // self.max_splits))
         width = -(-width // self.features) * self.features
         return width, -(-in_features // width)
 
@@ -105,10 +114,14 @@ class PairedNormalization:
 
     Attributes:
         max_rank: largest rank that a step may have; beyond it B is read too often this way.
+        rank: rows of B that a program multiplies at a time, while it waits for twice as many.
+        max_registers: of a thread, with 8 warps or fewer.
     """
 
     max_rank: int
     programs_per_sm: int
+    rank: int = 2
+    max_registers: int = 128
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,8 @@ class LoRATiles:
         overlap: launch each kernel before those it depends on have ended (programmatic dependent
             launch, from compute capability 9.0 on); it reads the work list meanwhile and waits
             for them before it reads what they write.
+        short: what computes steps of at most ``short_rows`` from the same lists: with as many
+            rows for the fused kernels, and with such as divide this one's for shrink and expand.
     """
 
     rows: int
@@ -166,6 +181,12 @@ class LoRATiles:
     fused: FusedTiles
     dense: bool = False
     overlap: bool = False
+    short: LoRATiles | None = None
+    short_rows: int = 0
+
+    def for_rows(self, num_rows: int) -> LoRATiles:
+        """Those of a step of so many rows, by what is fixed for a captured step."""
+        return self.short if self.short is not None and num_rows <= self.short_rows else self
 
 
 DECODE = LoRATiles(
@@ -173,21 +194,44 @@ DECODE = LoRATiles(
     rank=16,
     shrink=ShrinkTiles(
         slices=1, features=256, split_features=512, max_splits=16,
-        warps=4, stages=3, programs_per_sm=4,
+        warps=4, stages=3, programs_per_sm=4, asks_for_b=True, max_registers=96,
     ),
     expand=ExpandTiles(rows=16, columns=256, rank=16, warps=4, stages=1, programs_per_sm=6),
     fused=FusedTiles(
         rows=16,
         rank=16,
         activation=ActivationTiles(
-            columns=128, steps=2, warps=4, programs_per_sm=4, max_registers=128
+            columns=64, steps=4, warps=4, programs_per_sm=5, max_registers=96
         ),
         rotation=RotationTiles(heads=2, programs_per_sm=4, max_registers=128),
-        normalization=PairedNormalization(max_rank=64, programs_per_sm=1),
+        normalization=PairedNormalization(max_rank=64, programs_per_sm=2),
     ),
     overlap=True,
 )  # fmt: skip
 """A few rows of each adapter: bound by the bytes of A and B."""
+
+MIXED = LoRATiles(
+    rows=32,
+    rank=32,
+    shrink=ShrinkTiles(
+        slices=4, features=128, split_features=512, max_splits=8,
+        warps=4, stages=4, programs_per_sm=2,
+    ),
+    expand=ExpandTiles(rows=16, columns=256, rank=16, warps=4, stages=1, programs_per_sm=6),
+    fused=FusedTiles(
+        rows=16,
+        rank=16,
+        max_rank=64,
+        activation=ActivationTiles(
+            columns=64, steps=4, warps=4, programs_per_sm=5, max_registers=96
+        ),
+        rotation=RotationTiles(heads=4, programs_per_sm=4, max_registers=128),
+    ),
+    dense=True,
+    overlap=True,
+)  # fmt: skip
+"""A prompt beside other sequences' single tokens: too few rows to keep the GPU busy with large
+tiles. Steps of up to 1024 rows may be captured, so that larger ones are never of this kind."""
 
 PREFILL = LoRATiles(
     rows=64,
@@ -207,5 +251,7 @@ PREFILL = LoRATiles(
     ),
     dense=True,
     overlap=True,
+    short=MIXED,
+    short_rows=1024,
 )  # fmt: skip
 """Many rows of each adapter: bound by the bytes of the layer's input and output."""

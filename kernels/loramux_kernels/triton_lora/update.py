@@ -6,7 +6,6 @@ B has 8.
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
 from loramux_kernels.jit import device_function
@@ -120,19 +119,20 @@ def rows_of_b(
 
 
 @device_function
-def read_ahead(
-    b: tl.tensor, num_columns: tl.tensor, width: tl.tensor, rank: tl.tensor,
-    COLUMNS: tl.constexpr, RANK: tl.constexpr,
+def ask_for_b(
+    b: tl.tensor, first: tl.tensor, rank: tl.tensor, width: tl.tensor,
+    share: tl.tensor, num_shares: tl.tensor, RANK: tl.constexpr,
 ) -> None:
-    """Ask for ``num_columns`` of B from where ``b`` points, so that they lie in the L2 cache soon.
+    """Ask for one share of the columns of ``RANK`` rows of B, so that they come to the L2 cache.
 
     Matrices are complete before a step begins: this may run while the kernel before still does.
     """
     LINE: tl.constexpr = 1024 // b.dtype.element_ty.primitive_bitwidth
-    LINES: tl.constexpr = triton.next_power_of_2(triton.cdiv(COLUMNS, LINE))
-    column = tl.minimum(tl.arange(0, LINES) * LINE, num_columns - 1)
-    for first in tl.range(0, rank, RANK, num_stages=1):
-        component = tl.minimum(first + tl.arange(0, RANK), rank - 1)
+    columns = tl.cdiv(width, num_shares)
+    stop = tl.minimum((share + 1) * columns, width)
+    component = tl.minimum(first + tl.arange(0, RANK), rank - 1)
+    for start in tl.range(share * columns, stop, 8 * LINE, num_stages=1):
+        column = tl.minimum(start + tl.arange(0, 8) * LINE, stop - 1)
         address = b + component[:, None] * width + column[None, :]
         tl.inline_asm_elementwise(
             "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [address],

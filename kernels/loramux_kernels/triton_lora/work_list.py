@@ -47,17 +47,17 @@ class LoRAWork:
 
     Attributes:
         max_rows, max_rank: as given, rows rounded up.
-        rank, fused_rank: components of one rank tile of ``tiles`` and of the fused kernels.
+        rank: components of one rank tile of ``tiles``.
         counts: int32 ``[8]``: tiles of rows, tiles of rows and rank, row tiles.
-        rows: int32 ``[max_rows]``, rows of the batch in the order of their adapters, those of
-            the base model last.
-        tiles: int32 ``[_, 4]``: slot, first place in ``rows``, number of rows, tile of the rank.
-            Those of rank tile 0 come first: they are the tiles of rows.
+        tiles: int32 ``[_, 4]``: slot, first row tile, number of rows, tile of the rank. Those of
+            rank tile 0 come first: they are the tiles of rows.
         row_tiles: int32 ``[_, 4]``: slot, number of rows, how many tiles of that slot begin with
             this one; all rows, for the kernels that compute those of the base model as well.
         tile_rows: int32 ``[_, fused.rows]``: rows of the batch by row tile, -1 where there is none.
+        site_records: int32 ``[_, sites, 4]``: by row tile, the table's records of its slot, so that
+            a kernel finds its matrices by its own number alone; anything for the base model.
         partials: float32, what shrink leaves for who adds the updates, ``[splits, rows of the
-            batch, slices, rank]``.
+            step, slices, rank]``.
     """
 
     def __init__(
@@ -75,7 +75,6 @@ class LoRAWork:
         self.max_rows = -(-max_rows // HEADER) * HEADER
         self.max_rank = max_rank
         self.rank = min(tiles.rank, _tile_of(max_rank))
-        self.fused_rank = min(tiles.fused.rank, _tile_of(max_rank))
         self.rank_stride = -(-max_rank // self.rank) * self.rank
         self.single: SingleAdapter | None = None
         self._max_slices = max_slices
@@ -83,16 +82,20 @@ class LoRAWork:
         row_tiles = self._max_row_tiles(tiles.fused.rows)
         both_tiles = self._max_row_tiles(tiles.rows) * (self.rank_stride // self.rank)
         self._sizes = [
-            HEADER, self.max_rows, RECORD * row_tiles, tiles.fused.rows * row_tiles,
-            RECORD * both_tiles,
+            HEADER, RECORD * row_tiles, tiles.fused.rows * row_tiles, RECORD * both_tiles
         ]  # fmt: skip
         self._data = torch.zeros(sum(self._sizes), dtype=torch.int32, device=device)
-        parts = torch.split(self._data, self._sizes)
-        self.counts, self.rows, row_tile_data, tile_row_data, tile_data = parts
+        self.counts, row_tile_data, tile_row_data, tile_data = torch.split(self._data, self._sizes)
         self.row_tiles, self.tiles = row_tile_data.view(-1, RECORD), tile_data.view(-1, RECORD)
         self.tile_rows = tile_row_data.view(-1, tiles.fused.rows)
-        partials = tiles.shrink.max_splits * self.max_rows * max_slices * self.rank_stride
+        records = (row_tiles, *table.records.shape[1:])
+        self.site_records = torch.zeros(records, dtype=torch.int32, device=device)
+        partials = _max_partials(tiles, self.max_rows) * max_slices * self.rank_stride
         self.partials = torch.empty(partials, dtype=torch.float32, device=device)
+
+    def fused_rank(self, tiles: LoRATiles) -> int:
+        """Components that one product of the fused kernels takes."""
+        return min(tiles.fused.rank, _tile_of(self.max_rank))
 
     def fill(self, segments: Sequence[tuple[int, Sequence[int]]], num_rows: int = 0) -> None:
         """Say which rows run on which slots in the steps that follow.
@@ -127,10 +130,7 @@ class LoRAWork:
         row_tiles, tile_rows = self._row_tile_records({**rows_of, NO_SLOT: base})
         self._num_rows = sum(map(len, rows_of.values()))
         counts = [len(records) // RECORD for records in (heads, heads + tails, row_tiles)]
-        rows = array("i")
-        for some in (*rows_of.values(), base):
-            rows.extend(some)
-        parts = array("i", counts), rows, row_tiles, tile_rows, heads + tails
+        parts = array("i", counts), row_tiles, tile_rows, heads + tails
         data, end = array("i"), 0
         for size, part in zip(self._sizes, parts, strict=True):
             data.extend([0] * (end - len(data)))
@@ -140,6 +140,10 @@ class LoRAWork:
         if self._data.is_cuda:
             host = host.pin_memory()
         self._data[: len(data)].copy_(host, non_blocking=True)
+        named = sum(-(-len(rows) // self.shape.fused.rows) for rows in rows_of.values())
+        if named:
+            slots = self.row_tiles[:named, 0]
+            torch.index_select(self.table.records, 0, slots, out=self.site_records[:named])
 
     def _tile_records(self, rows_of: Mapping[int, array[int]]) -> tuple[array[int], array[int]]:
         heads, tails = array("i"), array("i")
@@ -147,11 +151,12 @@ class LoRAWork:
         for slot, rows in rows_of.items():
             rank_tiles = -(-self.table.max_rank(slot) // self.rank)
             for start in range(0, len(rows), self.shape.rows):
+                tile = first + start // self.shape.fused.rows
                 count = min(self.shape.rows, len(rows) - start)
-                heads.extend((slot, first + start, count, 0))
+                heads.extend((slot, tile, count, 0))
                 for rank_tile in range(1, rank_tiles):
-                    tails.extend((slot, first + start, count, rank_tile))
-            first += len(rows)
+                    tails.extend((slot, tile, count, rank_tile))
+            first += -(-len(rows) // self.shape.fused.rows)
         return heads, tails
 
     def _row_tile_records(self, rows_of: Mapping[int, array[int]]) -> tuple[array[int], array[int]]:
@@ -206,6 +211,13 @@ def _single(segments: Iterable[tuple[int, Sequence[int]]]) -> SingleAdapter | No
             return None
         found = SingleAdapter(slot, found.start if found else rows.start, rows.stop)
     return found
+
+
+def _max_partials(tiles: LoRATiles, max_rows: int) -> int:
+    """Most rows of partial sums that a step leaves."""
+    short = tiles.short
+    shorter = short.shrink.max_splits * min(max_rows, tiles.short_rows) if short else 0
+    return max(tiles.shrink.max_splits * max_rows, shorter)
 
 
 def _tile_of(rank: int) -> int:

@@ -27,9 +27,8 @@ from loramux_kernels.triton_lora import (
 
 MAX_FUSED_RANK = 64
 """Larger adapters are read too often by kernels that compute few rows at a time."""
-MIN_FUSED_PROMPT_ROWS = 1025
-"""Steps with prompts that are captured as graphs are smaller: launches cost them little, and the
-kernels that only add updates have more programs for few rows."""
+MIN_FUSED_PROMPT_ROWS = 1
+"""Smaller steps with prompts would add updates by kernels of their own."""
 
 
 class KernelUpdates(PackedUpdates):

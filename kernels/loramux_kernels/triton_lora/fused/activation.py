@@ -8,23 +8,23 @@ import triton.language as tl
 from torch import Tensor
 
 from loramux_kernels.blocks.layout import Activation
-from loramux_kernels.jit import kernel
+from loramux_kernels.jit import device_function, kernel
 from loramux_kernels.overlap import let_next_begin, wait_for_kernel_ahead
 from loramux_kernels.triton_blocks.activation import gated
 from loramux_kernels.triton_blocks.checks import require_contiguous
 from loramux_kernels.triton_lora.fused.launch import (
     UNSPECIALIZED,
     launch_options,
+    matrix,
     num_programs,
-    row_tile,
+    rows_of_tile,
     site_update,
     update_arguments,
 )
 from loramux_kernels.triton_lora.fused.walking_activation import activate_updated_walking
 from loramux_kernels.triton_lora.projection import PackedProjection
-from loramux_kernels.triton_lora.sharing import own_share
 from loramux_kernels.triton_lora.tiles import WalkingActivation
-from loramux_kernels.triton_lora.update import rank_vector, read_ahead, rows_of_b, with_update
+from loramux_kernels.triton_lora.update import rank_vector, rows_of_b, with_update
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 
@@ -40,7 +40,8 @@ def activate_updated(
         ValueError: the tensor has gaps.
     """
     require_contiguous(gate_up=gate_up)
-    width, shape = projection.out_features // 2, work.shape.fused.activation
+    width = projection.out_features // 2
+    shape = work.shape.for_rows(len(gate_up)).fused.activation
     if isinstance(shape, WalkingActivation):
         return activate_updated_walking(gate_up, projection, work, kind, shape)
     out = torch.empty((len(gate_up), width), dtype=gate_up.dtype, device=gate_up.device)
@@ -57,7 +58,7 @@ def activate_updated(
 @kernel(unspecialized=UNSPECIALIZED)
 def _activate_updated(  # noqa: PLR0917
     out: tl.tensor, gate_up: tl.tensor,
-    partials: tl.tensor, arena: tl.tensor, records: tl.tensor,
+    partials: tl.tensor, arena: tl.tensor, site_records: tl.tensor,
     counts: tl.tensor, row_tiles: tl.tensor, tile_rows: tl.tensor, num_splits: tl.tensor,
     split_stride: tl.tensor, rank_stride: tl.tensor, first_site: tl.tensor, num_sites: tl.tensor,
     WIDTH: tl.constexpr, COLUMNS: tl.constexpr, STEPS: tl.constexpr, KIND: tl.constexpr,
@@ -66,53 +67,100 @@ def _activate_updated(  # noqa: PLR0917
 ) -> None:
     # Gates and the rest are slices of their own, or halves of the only one.
     tl.static_assert(SLICES <= 2)
-    B_WIDTH: tl.constexpr = 2 * WIDTH // SLICES
     SPAN: tl.constexpr = COLUMNS * STEPS
     SPANS: tl.constexpr = triton.cdiv(WIDTH, SPAN)
-    start, stop = own_share(tl.load(counts + 2) * SPANS)
-    for unit in tl.range(start, stop, num_stages=1):
-        slot, index, exists = row_tile(row_tiles, tile_rows, unit // SPANS, ROWS)
-        gate_rank, gate_b, gate_scaling = site_update(
-            records, arena, slot, num_sites, first_site, GRANULE
+    programs = tl.num_programs(0)
+    number = tl.program_id(0) // SPANS
+    # Asked for before the number of tiles is known, which comes no sooner.
+    slot, rows = rows_of_tile(row_tiles, tile_rows, number, ROWS)
+    gate_rank, gate_granule, gate_scaling = site_update(
+        site_records, number, slot, num_sites, first_site
+    )
+    up_rank, up_granule, up_scaling = site_update(
+        site_records, number, slot, num_sites, first_site + SLICES - 1
+    )
+    stop = tl.load(counts + 2) * SPANS
+    for unit in tl.range(tl.program_id(0), stop, programs, num_stages=1):
+        # Asked for now, needed in the next round.
+        number = tl.minimum(unit + programs, stop - 1) // SPANS
+        slot, next_rows = rows_of_tile(row_tiles, tile_rows, number, ROWS)
+        next_gate_rank, next_gate_granule, next_gate_scaling = site_update(
+            site_records, number, slot, num_sites, first_site
         )
-        up_rank, up_b, up_scaling = site_update(
-            records, arena, slot, num_sites, first_site + SLICES - 1, GRANULE
+        next_up_rank, next_up_granule, next_up_scaling = site_update(
+            site_records, number, slot, num_sites, first_site + SLICES - 1
         )
-        up_b += (2 - SLICES) * WIDTH
-        first_column = unit % SPANS * SPAN
-        if OVERLAP:
-            read_ahead(gate_b + first_column, WIDTH - first_column, B_WIDTH, gate_rank, SPAN, RANK)
-            read_ahead(up_b + first_column, WIDTH - first_column, B_WIDTH, up_rank, SPAN, RANK)
-            tl.extra.cuda.gdc_wait()
-        gate_hidden = partials + index * (SLICES * rank_stride)
-        up_hidden = gate_hidden + (SLICES - 1) * rank_stride
-        gate_vector = rank_vector(
-            gate_hidden, exists, 0, gate_rank, gate_scaling, num_splits, split_stride, RANK, SPLITS
+        _activate_span(
+            out, gate_up, tl.maximum(rows, 0).to(tl.int64), rows >= 0, unit % SPANS * SPAN,
+            partials, matrix(arena, gate_granule, GRANULE), gate_rank, gate_scaling,
+            partials + (SLICES - 1) * rank_stride,
+            matrix(arena, up_granule, GRANULE) + (2 - SLICES) * WIDTH, up_rank, up_scaling,
+            SLICES * rank_stride, num_splits, split_stride,
+            WIDTH, 2 * WIDTH // SLICES, COLUMNS, STEPS, KIND, RANK, SPLITS, WHOLE, OVERLAP,
         )
-        up_vector = rank_vector(
-            up_hidden, exists, 0, up_rank, up_scaling, num_splits, split_stride, RANK, SPLITS
-        )
-        for step in tl.range(0, STEPS, num_stages=1):
-            column = first_column + step * COLUMNS + tl.arange(0, COLUMNS)
-            has_column = column < WIDTH
-            mask = exists[:, None] & has_column[None, :]
-            source = gate_up + index[:, None] * (2 * WIDTH) + column[None, :]
-            # All is asked for before the first update, which is a branch, waits for its own.
-            gate = tl.load(source, mask=mask, other=0.0)
-            up = tl.load(source + WIDTH, mask=mask, other=0.0)
-            gate_part = rows_of_b(gate_b + column, has_column, 0, gate_rank, B_WIDTH, RANK)
-            up_part = rows_of_b(up_b + column, has_column, 0, up_rank, B_WIDTH, RANK)
-            gate = with_update(
-                gate, gate_vector, gate_part, gate_hidden, exists, gate_b + column, has_column,
-                B_WIDTH, gate_rank, gate_scaling, num_splits, split_stride, RANK, SPLITS, WHOLE,
-            )
-            up = with_update(
-                up, up_vector, up_part, up_hidden, exists, up_b + column, has_column,
-                B_WIDTH, up_rank, up_scaling, num_splits, split_stride, RANK, SPLITS, WHOLE,
-            )
-            target = out + index[:, None] * WIDTH + column[None, :]
-            tl.store(target, gated(gate, up, KIND), mask=mask)
+        rows, gate_rank, gate_granule = next_rows, next_gate_rank, next_gate_granule
+        gate_scaling, up_rank = next_gate_scaling, next_up_rank
+        up_granule, up_scaling = next_up_granule, next_up_scaling
     # Also where there was nothing to do.
     wait_for_kernel_ahead(OVERLAP)
     let_next_begin(OVERLAP)
+
+
+@device_function
+def _activate_span(  # noqa: PLR0917
+    out: tl.tensor, gate_up: tl.tensor, index: tl.tensor, exists: tl.tensor, first: tl.tensor,
+    gate_hidden: tl.tensor, gate_b: tl.tensor, gate_rank: tl.tensor, gate_scaling: tl.tensor,
+    up_hidden: tl.tensor, up_b: tl.tensor, up_rank: tl.tensor, up_scaling: tl.tensor,
+    row_stride: tl.tensor, num_splits: tl.tensor, split_stride: tl.tensor,
+    WIDTH: tl.constexpr, B_WIDTH: tl.constexpr, COLUMNS: tl.constexpr, STEPS: tl.constexpr,
+    KIND: tl.constexpr, RANK: tl.constexpr, SPLITS: tl.constexpr, WHOLE: tl.constexpr,
+    OVERLAP: tl.constexpr,
+) -> None:
+    """``STEPS`` times ``COLUMNS`` of a tile's rows, from the ``first`` on."""
+    gate_hidden += index * row_stride
+    up_hidden += index * row_stride
+    column = first + tl.arange(0, COLUMNS)
+    # Matrices are complete before a step begins: they are on their way while shrink still runs.
+    gate_part = rows_of_b(gate_b + column, column < WIDTH, 0, gate_rank, B_WIDTH, RANK)
+    up_part = rows_of_b(up_b + column, column < WIDTH, 0, up_rank, B_WIDTH, RANK)
+    wait_for_kernel_ahead(OVERLAP)
+    gate, up = gates_and_rest(gate_up, index, exists, column, WIDTH)
+    gate_vector = rank_vector(
+        gate_hidden, exists, 0, gate_rank, gate_scaling, num_splits, split_stride, RANK, SPLITS
+    )
+    up_vector = rank_vector(
+        up_hidden, exists, 0, up_rank, up_scaling, num_splits, split_stride, RANK, SPLITS
+    )
+    for step in tl.range(0, STEPS, num_stages=1):
+        # Asked for now, needed in the next round.
+        after = column + COLUMNS
+        is_next = (after < WIDTH) & (step + 1 < STEPS)
+        exist = exists & (step + 1 < STEPS)
+        next_gate, next_up = gates_and_rest(gate_up, index, exist, after, WIDTH)
+        next_gate_part = rows_of_b(gate_b + after, is_next, 0, gate_rank, B_WIDTH, RANK)
+        next_up_part = rows_of_b(up_b + after, is_next, 0, up_rank, B_WIDTH, RANK)
+        has_column = column < WIDTH
+        gate = with_update(
+            gate, gate_vector, gate_part, gate_hidden, exists, gate_b + column, has_column,
+            B_WIDTH, gate_rank, gate_scaling, num_splits, split_stride, RANK, SPLITS, WHOLE,
+        )
+        up = with_update(
+            up, up_vector, up_part, up_hidden, exists, up_b + column, has_column,
+            B_WIDTH, up_rank, up_scaling, num_splits, split_stride, RANK, SPLITS, WHOLE,
+        )
+        target = out + index[:, None] * WIDTH + column[None, :]
+        tl.store(target, gated(gate, up, KIND), mask=exists[:, None] & has_column[None, :])
+        gate, up, gate_part, up_part = next_gate, next_up, next_gate_part, next_up_part
+        column = after
+
+
+@device_function
+def gates_and_rest(
+    gate_up: tl.tensor, index: tl.tensor, exists: tl.tensor, column: tl.tensor,
+    WIDTH: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Some columns of the gates, and what they multiply."""
+    mask = exists[:, None] & (column < WIDTH)[None, :]
+    source = gate_up + index[:, None] * (2 * WIDTH) + column[None, :]
+    return tl.load(source, mask=mask, other=0.0), tl.load(source + WIDTH, mask=mask, other=0.0)
 # fmt: on

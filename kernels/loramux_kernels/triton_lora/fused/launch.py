@@ -22,23 +22,25 @@ UNSPECIALIZED = (
 
 def update_arguments(projection: PackedProjection, work: LoRAWork, num_rows: int) -> dict[str, Any]:
     """Where the rank vectors of a projection lie, and B, and which rows they belong to."""
-    _, num_splits = work.shape.shrink.split(projection.in_features, num_rows)
+    tiles = work.shape.for_rows(num_rows)
+    rank = work.fused_rank(tiles)
+    _, num_splits = tiles.shrink.split(projection.in_features, num_rows, projection.num_slices)
     return {
         "partials": work.partials,
         "arena": work.table.arena,
-        "records": work.table.records,
+        "site_records": work.site_records,
         "counts": work.counts,
         "row_tiles": work.row_tiles,
         "tile_rows": work.tile_rows,
         "num_splits": num_splits,
-        "split_stride": work.max_rows * projection.num_slices * work.rank_stride,
+        "split_stride": num_rows * projection.num_slices * work.rank_stride,
         "rank_stride": work.rank_stride,
         "first_site": projection.first_site,
         "num_sites": work.table.num_sites,
         "GRANULE": GRANULE,
         "ROWS": work.shape.fused.rows,
-        "RANK": work.fused_rank,
-        "WHOLE": work.max_rank <= work.fused_rank,
+        "RANK": rank,
+        "WHOLE": work.max_rank <= rank,
         "SPLITS": triton.next_power_of_2(num_splits),
         "SLICES": projection.num_slices,
     }
@@ -59,23 +61,32 @@ def num_programs(device: torch.device, programs_per_sm: int, max_units: int) -> 
 
 # fmt: off
 @device_function
-def row_tile(
+def rows_of_tile(
     row_tiles: tl.tensor, tile_rows: tl.tensor, number: tl.tensor, ROWS: tl.constexpr
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Slot (-1: none), rows of the batch, and which of them exist."""
-    index = tl.load(tile_rows + number * ROWS + tl.arange(0, ROWS))
-    return tl.load(row_tiles + number * 4), tl.maximum(index, 0).to(tl.int64), index >= 0
+) -> tuple[tl.tensor, tl.tensor]:
+    """Slot (-1: none) and rows of the batch (-1: none) of a tile."""
+    rows = tl.load(tile_rows + number * ROWS + tl.arange(0, ROWS))
+    return tl.load(row_tiles + number * 4), rows
 
 
 @device_function
 def site_update(
-    records: tl.tensor, arena: tl.tensor, slot: tl.tensor, num_sites: tl.tensor, site: tl.tensor,
-    GRANULE: tl.constexpr,
+    site_records: tl.tensor, number: tl.tensor, slot: tl.tensor, num_sites: tl.tensor,
+    site: tl.tensor,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Rank, B and scaling of a slot's adapter at a site; rank 0 for no slot."""
-    record = records + (slot * num_sites + site) * 4
-    has_slot = slot >= 0
-    rank = tl.load(record + 2, mask=has_slot, other=0)
-    b = arena + tl.load(record + 1, mask=has_slot, other=0).to(tl.int64) * GRANULE
-    return rank, b, tl.load(record + 3, mask=has_slot, other=0).to(tl.float32, bitcast=True)
+    """Rank, granule of B and scaling of a row tile's adapter at a site; rank 0 for no slot.
+
+    All is loaded at once, before it is known whether there is such a tile: any tile that was
+    named before, or none, is in the lists' room.
+    """
+    record = site_records + (number * num_sites + site) * 4
+    rank, granule = tl.load(record + 2), tl.load(record + 1)
+    scaling = tl.load(record + 3).to(tl.float32, bitcast=True)
+    return tl.where(slot < 0, 0, rank), granule, scaling
+
+
+@device_function
+def matrix(arena: tl.tensor, granule: tl.tensor, GRANULE: tl.constexpr) -> tl.tensor:
+    """Address of a matrix."""
+    return arena + granule.to(tl.int64) * GRANULE
 # fmt: on

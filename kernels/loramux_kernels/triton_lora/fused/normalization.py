@@ -27,7 +27,7 @@ def add_rms_norm_updated_(
     require_contiguous(y=y, residual=residual, weight=norm.weight)
     require_shape("residual", residual, y.shape)
     require_shape("weight", norm.weight, (y.shape[1],))
-    shape = work.shape.fused.normalization
+    shape = work.shape.for_rows(len(y)).fused.normalization
     if isinstance(shape, PairedNormalization):
         return add_rms_norm_pairs_updated_(y, residual, projection, work, norm, shape)
     if isinstance(shape, TiledNormalization):

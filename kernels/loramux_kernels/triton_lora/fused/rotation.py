@@ -19,14 +19,14 @@ from loramux_kernels.triton_blocks.rotation import (
 from loramux_kernels.triton_lora.fused.launch import (
     UNSPECIALIZED,
     launch_options,
+    matrix,
     num_programs,
-    row_tile,
+    rows_of_tile,
     site_update,
     update_arguments,
 )
 from loramux_kernels.triton_lora.projection import PackedProjection
-from loramux_kernels.triton_lora.sharing import own_share
-from loramux_kernels.triton_lora.update import rank_vector, read_ahead, rows_of_b, with_update
+from loramux_kernels.triton_lora.update import rank_vector, rows_of_b, with_update
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 
@@ -41,7 +41,8 @@ def rotate_and_store_updated_(
     Raises:
         ValueError: a tensor has gaps or another shape.
     """
-    layout, cache, shape = rotation.layout, rotation.cache, work.shape.fused.rotation
+    layout, cache = rotation.layout, rotation.cache
+    shape = work.shape.for_rows(len(qkv)).fused.rotation
     positions, cos, sin, slots = rotation.positions, rotation.cos, rotation.sin, rotation.slots
     check_rotation(qkv, positions, cos, sin, layout, cache, slots)
     queries = qkv.new_empty((len(qkv), layout.num_heads, layout.head_dim))
@@ -63,7 +64,7 @@ def _rotate_updated(  # noqa: PLR0917
     queries: tl.tensor, key_cache: tl.tensor, value_cache: tl.tensor, qkv: tl.tensor,
     positions: tl.tensor, slots: tl.tensor, cos: tl.tensor, sin: tl.tensor,
     q_weight: tl.tensor, k_weight: tl.tensor, q_eps: tl.tensor, k_eps: tl.tensor,
-    partials: tl.tensor, arena: tl.tensor, records: tl.tensor,
+    partials: tl.tensor, arena: tl.tensor, site_records: tl.tensor,
     counts: tl.tensor, row_tiles: tl.tensor, tile_rows: tl.tensor, num_splits: tl.tensor,
     split_stride: tl.tensor, rank_stride: tl.tensor, first_site: tl.tensor, num_sites: tl.tensor,
     NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr,
@@ -83,9 +84,13 @@ def _rotate_updated(  # noqa: PLR0917
     KEY_PARTS: tl.constexpr = triton.cdiv(NUM_KV_HEADS, HEADS)
     PARTS: tl.constexpr = QUERY_PARTS + 2 * KEY_PARTS
     GROUPS: tl.constexpr = triton.cdiv(NUM_HEADS, GROUP) + 2 * triton.cdiv(NUM_KV_HEADS, GROUP)
-    start, stop = own_share(tl.load(counts + 2) * PARTS)
-    for unit in tl.range(start, stop, num_stages=1):
-        slot, index, exists = row_tile(row_tiles, tile_rows, unit // PARTS, ROWS)
+    programs = tl.num_programs(0)
+    # Asked for before the number of tiles is known, which comes no sooner.
+    number, site = _site_of_unit(tl.program_id(0), PARTS, QUERY_PARTS, KEY_PARTS, SLICES)
+    slot, rows = rows_of_tile(row_tiles, tile_rows, number, ROWS)
+    rank, granule, scaling = site_update(site_records, number, slot, num_sites, first_site + site)
+    stop = tl.load(counts + 2) * PARTS
+    for unit in tl.range(tl.program_id(0), stop, programs, num_stages=1):
         part = unit % PARTS
         if slot < 0:
             first = unit // PARTS * ROWS
@@ -99,10 +104,11 @@ def _rotate_updated(  # noqa: PLR0917
                     NUM_HEADS, NUM_KV_HEADS, DIM, HALF, GROUP, Q_PLUS_ONE, K_PLUS_ONE,
                 )
         else:
+            index, exists = tl.maximum(rows, 0).to(tl.int64), rows >= 0
             source = qkv + index * WIDTH
             hidden = partials + index * (SLICES * rank_stride)
+            b = matrix(arena, granule, GRANULE)
             if part < QUERY_PARTS:
-                rank, b, scaling = site_update(records, arena, slot, num_sites, first_site, GRANULE)
                 _rotate_heads_updated(
                     queries + index * QUERIES, exists, source, index, exists,
                     part * HEADS, NUM_HEADS, positions, cos, sin, q_weight, q_eps,
@@ -111,9 +117,6 @@ def _rotate_updated(  # noqa: PLR0917
                 )
             elif part < QUERY_PARTS + KEY_PARTS:
                 KEY: tl.constexpr = 0 if PACKED else 1
-                rank, b, scaling = site_update(
-                    records, arena, slot, num_sites, first_site + KEY, GRANULE
-                )
                 token = tl.load(slots + index, mask=exists, other=-1).to(tl.int64)
                 _rotate_heads_updated(
                     key_cache + token * KEYS, token >= 0, source + QUERIES, index, exists,
@@ -124,9 +127,6 @@ def _rotate_updated(  # noqa: PLR0917
                 )
             else:
                 VALUE: tl.constexpr = 0 if PACKED else 2
-                rank, b, scaling = site_update(
-                    records, arena, slot, num_sites, first_site + VALUE, GRANULE
-                )
                 token = tl.load(slots + index, mask=exists, other=-1).to(tl.int64)
                 _store_values_updated(
                     value_cache + token * KEYS, token >= 0, source + QUERIES + KEYS, exists,
@@ -134,9 +134,27 @@ def _rotate_updated(  # noqa: PLR0917
                     hidden + VALUE * rank_stride, b + PACKED * (QUERIES + KEYS), rank, scaling,
                     num_splits, split_stride, K_B_WIDTH, DIM, HEADS, RANK, SPLITS, WHOLE, OVERLAP,
                 )
+        following = tl.minimum(unit + programs, stop - 1)
+        number, site = _site_of_unit(following, PARTS, QUERY_PARTS, KEY_PARTS, SLICES)
+        slot, rows = rows_of_tile(row_tiles, tile_rows, number, ROWS)
+        rank, granule, scaling = site_update(
+            site_records, number, slot, num_sites, first_site + site
+        )
     # Also where there was nothing to do.
     wait_for_kernel_ahead(OVERLAP)
     let_next_begin(OVERLAP)
+
+
+@device_function
+def _site_of_unit(
+    unit: tl.tensor, PARTS: tl.constexpr, QUERY_PARTS: tl.constexpr, KEY_PARTS: tl.constexpr,
+    SLICES: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Row tile of a unit, and which of the projection's slices updates it."""
+    part = unit % PARTS
+    after_queries = (part >= QUERY_PARTS).to(tl.int32)
+    after_keys = (part >= QUERY_PARTS + KEY_PARTS).to(tl.int32)
+    return unit // PARTS, (after_queries + after_keys) * (SLICES // 3)
 
 
 @device_function
@@ -154,20 +172,20 @@ def _rotate_heads_updated(  # noqa: PLR0917
     REST: tl.constexpr = DIM - 2 * HALF
     stop = tl.minimum(first_head + HEADS, COUNT)
     table = tl.load(positions + index, mask=exists, other=0).to(tl.int64) * (2 * HALF)
-    if OVERLAP:
-        columns = (stop - first_head) * DIM
-        read_ahead(b + first_head * DIM, columns, B_WIDTH, rank, HEADS * DIM, RANK)
-        tl.extra.cuda.gdc_wait()
+    # Matrices are complete before a step begins: they are on their way while shrink still runs.
+    low_b = _part_of_b(b, exists, first_head * DIM, HALF, B_WIDTH, rank, RANK)
+    high_b = _part_of_b(b, exists, first_head * DIM + HALF, HALF, B_WIDTH, rank, RANK)
+    if REST > 0:
+        rest_b = _part_of_b(b, exists, first_head * DIM + 2 * HALF, REST, B_WIDTH, rank, RANK)
+    wait_for_kernel_ahead(OVERLAP)
     vector = rank_vector(hidden, exists, 0, rank, scaling, num_splits, split_stride, RANK, SPLITS)
     low_cos, low_sin = _rows(cos + table, exists, 0, HALF), _rows(sin + table, exists, 0, HALF)
     high_cos = _rows(cos + table, exists, HALF, HALF)
     high_sin = _rows(sin + table, exists, HALF, HALF)
-    low, low_b = _part(source, exists, b, first_head * DIM, HALF, B_WIDTH, rank, RANK)
-    high, high_b = _part(source, exists, b, first_head * DIM + HALF, HALF, B_WIDTH, rank, RANK)
+    low = _values(source, exists, first_head * DIM, HALF)
+    high = _values(source, exists, first_head * DIM + HALF, HALF)
     if REST > 0:
-        rest, rest_b = _part(
-            source, exists, b, first_head * DIM + 2 * HALF, REST, B_WIDTH, rank, RANK
-        )
+        rest = _values(source, exists, first_head * DIM + 2 * HALF, REST)
     for head in tl.range(first_head, stop, num_stages=1):
         # Asked for now, needed for the next head.
         after, exist = (head + 1) * DIM, exists & (head + 1 < stop)
@@ -216,12 +234,10 @@ def _store_values_updated(  # noqa: PLR0917
 ) -> None:
     """``HEADS`` of ``COUNT`` adjacent heads of each row, as they are."""
     stop = tl.minimum(first_head + HEADS, COUNT)
-    if OVERLAP:
-        columns = (stop - first_head) * DIM
-        read_ahead(b + first_head * DIM, columns, B_WIDTH, rank, HEADS * DIM, RANK)
-        tl.extra.cuda.gdc_wait()
+    part = _part_of_b(b, exists, first_head * DIM, DIM, B_WIDTH, rank, RANK)
+    wait_for_kernel_ahead(OVERLAP)
     vector = rank_vector(hidden, exists, 0, rank, scaling, num_splits, split_stride, RANK, SPLITS)
-    values, part = _part(source, exists, b, first_head * DIM, DIM, B_WIDTH, rank, RANK)
+    values = _values(source, exists, first_head * DIM, DIM)
     for head in tl.range(first_head, stop, num_stages=1):
         exist = exists & (head + 1 < stop)
         after, next_part = _part(source, exist, b, (head + 1) * DIM, DIM, B_WIDTH, rank, RANK)
@@ -239,12 +255,27 @@ def _part(  # noqa: PLR0917
     B_WIDTH: tl.constexpr, rank: tl.tensor, RANK: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
     """``LENGTH`` values of each row from the ``first``, and B for them, padded with zeros."""
+    values = _values(source, exists, first, LENGTH)
+    return values, _part_of_b(b, exists, first, LENGTH, B_WIDTH, rank, RANK)
+
+
+@device_function
+def _values(
+    source: tl.tensor, exists: tl.tensor, first: tl.tensor, LENGTH: tl.constexpr
+) -> tl.tensor:
     column = tl.arange(0, triton.next_power_of_2(LENGTH))
-    has_column = column < LENGTH
-    mask = exists[:, None] & has_column[None, :]
-    values = tl.load(source[:, None] + (first + column)[None, :], mask=mask, other=0.0)
-    has_b = has_column & (tl.max(exists.to(tl.int32), 0) > 0)
-    return values, rows_of_b(b + first + column, has_b, 0, rank, B_WIDTH, RANK)
+    mask = exists[:, None] & (column < LENGTH)[None, :]
+    return tl.load(source[:, None] + (first + column)[None, :], mask=mask, other=0.0)
+
+
+@device_function
+def _part_of_b(
+    b: tl.tensor, exists: tl.tensor, first: tl.tensor, LENGTH: tl.constexpr,
+    B_WIDTH: tl.constexpr, rank: tl.tensor, RANK: tl.constexpr,
+) -> tl.tensor:
+    column = tl.arange(0, triton.next_power_of_2(LENGTH))
+    has_b = (column < LENGTH) & (tl.max(exists.to(tl.int32), 0) > 0)
+    return rows_of_b(b + first + column, has_b, 0, rank, B_WIDTH, RANK)
 
 
 @device_function

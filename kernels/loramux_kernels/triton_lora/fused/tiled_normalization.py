@@ -24,6 +24,7 @@ from loramux_kernels.triton_blocks.normalization import (
 from loramux_kernels.triton_lora.fused.launch import (
     UNSPECIALIZED,
     launch_options,
+    matrix,
     num_programs,
     site_update,
     update_arguments,
@@ -63,7 +64,7 @@ def add_rms_norm_tiles_updated_(
 @kernel(unspecialized=UNSPECIALIZED)
 def _add_normalize_tile(  # noqa: PLR0917
     out: tl.tensor, y: tl.tensor, residual: tl.tensor, weight: tl.tensor, eps: tl.tensor,
-    partials: tl.tensor, arena: tl.tensor, records: tl.tensor,
+    partials: tl.tensor, arena: tl.tensor, site_records: tl.tensor,
     counts: tl.tensor, row_tiles: tl.tensor, tile_rows: tl.tensor, num_splits: tl.tensor,
     split_stride: tl.tensor, rank_stride: tl.tensor, first_site: tl.tensor, num_sites: tl.tensor,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, PLUS_ONE: tl.constexpr, PARTS: tl.constexpr,
@@ -91,7 +92,10 @@ def _add_normalize_tile(  # noqa: PLR0917
                     out, residual, place, exists, values, before, gain, eps, WIDTH, PLUS_ONE
                 )
         elif first < count:
-            rank, b, scaling = site_update(records, arena, slot, num_sites, first_site, GRANULE)
+            rank, granule, scaling = site_update(
+                site_records, unit // PARTS, slot, num_sites, first_site
+            )
+            b = matrix(arena, granule, GRANULE)
             row = tl.arange(0, ROWS)
             exists = first + row < count
             number = tl.maximum(tl.load(own_rows + row), 0).to(tl.int64)

@@ -18,6 +18,7 @@ from loramux_kernels.triton_blocks.activation import gated
 from loramux_kernels.triton_lora.fused.launch import (
     UNSPECIALIZED,
     launch_options,
+    matrix,
     num_programs,
     site_update,
     update_arguments,
@@ -52,7 +53,7 @@ def activate_updated_walking(
 @kernel(unspecialized=UNSPECIALIZED)
 def _activate_walking(  # noqa: PLR0917
     out: tl.tensor, gate_up: tl.tensor,
-    partials: tl.tensor, arena: tl.tensor, records: tl.tensor,
+    partials: tl.tensor, arena: tl.tensor, site_records: tl.tensor,
     counts: tl.tensor, row_tiles: tl.tensor, tile_rows: tl.tensor, num_splits: tl.tensor,
     split_stride: tl.tensor, rank_stride: tl.tensor, first_site: tl.tensor, num_sites: tl.tensor,
     WIDTH: tl.constexpr, COLUMNS: tl.constexpr, KIND: tl.constexpr,
@@ -72,13 +73,14 @@ def _activate_walking(  # noqa: PLR0917
         last = first + tl.minimum(tl.load(row_tiles + first * 4 + 2), stop - unit)
         unit += last - first
         column = block * COLUMNS + tl.arange(0, COLUMNS)
-        gate_rank, gate_b, gate_scaling = site_update(
-            records, arena, slot, num_sites, first_site, GRANULE
+        gate_rank, gate_granule, gate_scaling = site_update(
+            site_records, first, slot, num_sites, first_site
         )
-        up_rank, up_b, up_scaling = site_update(
-            records, arena, slot, num_sites, first_site + SLICES - 1, GRANULE
+        up_rank, up_granule, up_scaling = site_update(
+            site_records, first, slot, num_sites, first_site + SLICES - 1
         )
-        up_b += (2 - SLICES) * WIDTH
+        gate_b = matrix(arena, gate_granule, GRANULE)
+        up_b = matrix(arena, up_granule, GRANULE) + (2 - SLICES) * WIDTH
         if gate_rank + up_rank > 0:
             _walk(
                 out, gate_up, column, tile_rows, first, last,
