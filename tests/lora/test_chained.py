@@ -78,6 +78,16 @@ def test_leaving_while_the_second_step_is_being_started_cancels_it():
     assert second.cancelled()
 
 
+def test_whoever_has_left_begins_no_second_step():
+    first: Future[int] = Future()
+    assert first.set_running_or_notify_cancel()  # so that it cannot be cancelled any more
+    begun: list[int] = []
+    result = chain(first, lambda value: completed(begun.append(value)))
+    assert result.cancel()
+    first.set_result(1)
+    assert begun == []
+
+
 def test_a_result_that_came_cannot_be_left():
     result = chain(completed(1), completed)
     assert not result.cancel()

@@ -32,6 +32,8 @@ def chain(first: Future[First], follow: Callable[[First], Future[Second]]) -> Fu
             under_way[0].cancel()
 
     def go_on(done: Future[First]) -> None:
+        if result.cancelled():
+            return  # or the second step would begin for nobody
         try:
             second = context.run(follow, done.result())
         except BaseException as error:
