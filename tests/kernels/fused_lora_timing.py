@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from loramux_kernels.blocks import RMSNorm, Rotation, add_rms_norm_, gated_activation
+from loramux_kernels.branch import Branch
 from loramux_kernels.paged_attention import LayerCache
 from loramux_kernels.triton_lora import (
     DECODE,
@@ -20,8 +21,10 @@ from loramux_kernels.triton_lora import (
     activate_with_lora,
     add_rms_norm_with_lora_,
     apply_lora_,
+    begin_rank_vectors,
     rotate_and_store_with_lora_,
 )
+from loramux_kernels.triton_lora.beside import MAX_ROWS
 from tests.kernels.block_cases import Attention, Place, rotary_table
 from tests.kernels.lora_cases import Layer, Segments
 from tests.kernels.lora_timing import LLAMA, NUM_SITES, captured, microseconds
@@ -111,6 +114,10 @@ class LlamaLayer:
         """
         shipped = self.works[mix.max_rank]
         runs = {way.name: (way, shipped) for way in (Way(), *WAYS)}
+        if self.rows <= MAX_ROWS:
+            beside = self.work(self.tiles, mix.max_rank)
+            beside.branch = Branch(self.x.device)
+            runs["beside"] = WAYS[-1], beside
         for name, tiles in (others or {}).items():
             runs[name] = WAYS[-1], self.work(tiles, mix.max_rank)
         graphs = []
@@ -169,25 +176,30 @@ class Separate(Way):
 
 
 class Fused(Way):
-    """As the decoder has it."""
+    """As the decoder has it; shrink beside the product where the work list has a branch."""
 
     name = "fused"
 
+    def product(self, layer: LlamaLayer, index: int, x: Tensor, work: LoRAWork) -> Tensor:
+        begin_rank_vectors(x, layer.lora.projections[index], work)
+        return layer.product(index, x)
+
     def rotate(self, layer: LlamaLayer, index: int, x: Tensor, work: LoRAWork) -> Tensor:
         projection = layer.lora.projections[index]
-        y = layer.product(index, x)
+        y = self.product(layer, index, x, work)
         return rotate_and_store_with_lora_(y, x, projection, work, layer.rotation)
 
     def normalize(
         self, layer: LlamaLayer, index: int, x: Tensor, norm: RMSNorm, work: LoRAWork
     ) -> Tensor:
         projection = layer.lora.projections[index]
-        y = layer.product(index, x)
+        y = self.product(layer, index, x, work)
         return add_rms_norm_with_lora_(y, x, layer.residual, projection, work, norm)
 
     def activate(self, layer: LlamaLayer, index: int, x: Tensor, work: LoRAWork) -> Tensor:
         projection = layer.lora.projections[index]
-        return activate_with_lora(layer.product(index, x), x, projection, work, "silu")
+        y = self.product(layer, index, x, work)
+        return activate_with_lora(y, x, projection, work, "silu")
 
 
 WAYS: list[Way] = [ShrinkAlone(), Separate(), Fused()]

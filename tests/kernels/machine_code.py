@@ -29,7 +29,7 @@ def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], **op
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(kernel.arg_names)
-        if signature[name].startswith("*") or name.endswith("_stride")
+        if signature[name].startswith("*") or name.endswith(("_stride", "_features"))
     }
     source = ASTSource(kernel, signature, constants, aligned)
     code = triton.compile(source, target=GPUTarget(*HOPPER), options=options).asm["cubin"]

@@ -104,6 +104,9 @@ class LoRAWork:
         only add updates leave all other rows alone; those that compute something else besides
         leave out what lies beyond, such as the padding of a captured graph.
 
+        Kernels read the lists before they wait for the one ahead of them, which must not be what
+        this launches: begin the step with another, such as the product of the base weights.
+
         Args:
             segments: slots and their rows, each row once; a slot may come several times.
             num_rows: rows of the step.

@@ -55,8 +55,13 @@ def launch_options(
 
 
 def num_programs(device: torch.device, programs_per_sm: int, max_units: int) -> int:
-    """Programs that share the units of work, no more than there can be."""
-    return max(1, min(programs_per_sm * num_multiprocessors(device), max_units))
+    """Programs that share the units of work, no more than there can be.
+
+    An odd number, so that a program that takes every so-manieth unit gets all kinds of them: units
+    differ by their place in a tile.
+    """
+    programs = programs_per_sm * num_multiprocessors(device)
+    return max(1, min(programs - 1 + programs % 2, max_units))
 
 
 # fmt: off
