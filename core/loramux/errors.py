@@ -16,6 +16,8 @@ Each message is one sentence that says what was wrong, where, and what to do.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class LoramuxError(Exception):
     """Base of all errors raised by loramux."""
@@ -36,6 +38,22 @@ class ModelNotFoundError(LoramuxError, LookupError):
 
 class AdapterError(LoramuxError):
     """Base of everything that can be wrong with one adapter."""
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """The message without where the adapter lies; None where it does not say that anyway."""
+
+    @classmethod
+    def at(cls, place: object, reason: str) -> Self:
+        """The error of an adapter that lies at a path or an address."""
+        return cls(f"{place}: {reason}", reason)
+
+    def without_place(self, name: str | None) -> str:
+        """The sentence for somebody who knows the adapter by name and not where it lies."""
+        if self.reason is None:
+            return str(self)
+        return f"Adapter {name!r}: {self.reason}" if name else f"The adapter: {self.reason}"
 
 
 class AdapterRefusedError(AdapterError, ValueError):

@@ -56,15 +56,17 @@ class ObjectSource(AdapterSource):
             OSError: ``directory`` cannot be written to.
         """
         if self.tensors is None:
-            raise AdapterRefusedError(
-                f"{self.uri} has {CONFIG_FILE} and no {TENSOR_FILE}; upload the directory that "
-                "PEFT's save_pretrained wrote."
+            raise AdapterRefusedError.at(
+                self.uri,
+                f"there is {CONFIG_FILE} and no {TENSOR_FILE}; upload the directory that PEFT's "
+                "save_pretrained wrote.",
             )
         size = self.config.size + self.tensors.size
         if size > self.max_bytes:
-            raise AdapterRefusedError(
-                f"{self.uri} has {size} bytes, more than the {self.max_bytes} allowed; raise "
-                "LORAMUX_MAX_ADAPTER_BYTES or use a lower rank."
+            raise AdapterRefusedError.at(
+                self.uri,
+                f"the adapter has {size} bytes, more than the {self.max_bytes} allowed; raise "
+                "LORAMUX_MAX_ADAPTER_BYTES or use a lower rank.",
             )
         files = {directory / CONFIG_FILE: self.config, directory / TENSOR_FILE: self.tensors}
         try:

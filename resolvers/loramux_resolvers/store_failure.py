@@ -38,7 +38,7 @@ class StoreFailure(Exception):
 
     def at(self, uri: str) -> AdapterUnavailableError:
         """The same, as the error that a client gets to see."""
-        return AdapterUnavailableError(f"{uri}: {self}.")
+        return AdapterUnavailableError.at(uri, f"{self}.")
 
 
 def changed() -> StoreFailure:

@@ -11,10 +11,11 @@ import httpx
 import pytest
 from starlette.requests import ClientDisconnect
 
+from loramux.server.access.caller import ANYBODY
 from loramux.server.access.keyring import Keyring
 from loramux.server.app import build_app
 from loramux.server.dashboard import watchers
-from loramux.server.dashboard.snapshot import MAX_ROWS
+from loramux.server.dashboard.snapshot import MAX_ROWS, loads_state, whole_state
 from tests.dashboard.engine import engine_of, info, state_with_dashboard
 from tests.server.conftest import FolderResolver
 from tests.server.running_server import RunningServer, wait_until
@@ -87,6 +88,28 @@ def test_a_key_for_inference_sees_the_page_and_none_of_its_data(
             return [(await client.get(path, headers=headers)).status_code for path in paths]
 
     assert asyncio.run(statuses()) == [200, 200, 403, 403]
+    state.tokenizer.close()
+
+
+def test_an_operator_with_patterns_sees_no_other_names(folder: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text(
+        '[[keys]]\nname = "ops"\nkey = "key"\nrole = "admin"\nadapters = ["team-a/*"]\n'
+    )
+    keys.chmod(0o600)
+    state = replace(state_with_dashboard(FolderResolver(folder)), keyring=Keyring(file=keys))
+    state.engine._engine.infos = [info("team-a/x", 1), info("team-b/y", 2)]
+    assert state.activity is not None
+    with state.activity.loads.loading("team-b/y"), state.activity.loads.loading("team-a/x") as own:
+        own.append(info("team-a/x", 1))
+        caller = state.keyring.caller(b"key")
+        assert caller is not None
+        shown = whole_state(state, state.activity, caller)
+        told = loads_state(state.activity.loads, caller)
+    assert [row["name"] for row in shown["adapters"]] == ["team-a/x"]
+    assert [load["name"] for load in told["under_way"]] == ["team-a/x"]
+    assert "team-b" not in json.dumps([shown, told])
+    assert sum(tier["adapters"] for tier in shown["tiers"].values()) == 2
     state.tokenizer.close()
 
 
@@ -185,7 +208,7 @@ def test_a_client_that_takes_nothing_is_dropped(
             await asyncio.Event().wait()
 
     async def watch() -> None:
-        response = watchers.watch(state, state.activity)
+        response = watchers.watch(state, state.activity, ANYBODY)
         with pytest.raises(ClientDisconnect):
             await response({"type": "http", "asgi": {"spec_version": "2.4"}}, never, send)
 

@@ -284,7 +284,9 @@ def test_a_lost_connection_is_not_called_a_bad_disk(cache):
     def fail(_):
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
-    with pytest.raises(AdapterUnavailableError, match=r"fake://a cannot be read \(Connection re"):
+    with pytest.raises(
+        AdapterUnavailableError, match=r"fake://a: the adapter cannot be read \(Connection re"
+    ):
         cache.get_or_fetch(FakeSource("a", b"a", before=fail), ignore)
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from loramux.errors import AdapterRefusedError
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolver import LoRAResolver, ResolveContext
 from loramux.server.access.keyring import Keyring
@@ -363,3 +364,36 @@ def test_rows_tell_how_an_adapter_is_used(server: RunningServer) -> None:
     assert started <= row["last_used"] <= time.time()
     assert (row["references"], row["pinned"], row["tier"]) == (0, False, "host")
     assert row["source"] == row["path"] == "/of/team-a/used"
+
+
+def test_an_operator_with_patterns_sees_no_other_names(server: RunningServer) -> None:
+    for key, name in (("sk-aaa", "team-a/metered"), ("sk-bbb", "team-b/metered")):
+        assert complete(server, key, name).status_code == 200
+    seen = {
+        key: ask(server, key, "GET", "/metrics").text + ask(server, key, "GET", "/v1/adapters").text
+        for key in ("sk-ops", "sk-ops-a")
+    }
+    assert "team-a/metered" in seen["sk-ops-a"]
+    assert "team-b" not in seen["sk-ops-a"]
+    assert "team-b/metered" in seen["sk-ops"]
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route != "models"])
+def test_where_an_adapter_lies_is_for_operators(server: RunningServer, route: str) -> None:
+    reason = "rank 128 exceeds max_lora_rank 16."
+    error = AdapterRefusedError.at("/of/shared", reason)
+    server.engine.load_failures["/of/shared"] = error
+    server.engine.failures = {"ab": error}
+    try:
+        ask(server, "sk-ops", "DELETE", "/v1/adapters/shared")
+        told = {
+            key: ROUTES[route](server, key, "shared").json()["error"]["message"]
+            for key in ("sk-aaa", "sk-ops")
+        }
+        del server.engine.load_failures["/of/shared"]  # and once it is the engine that refuses
+        late = ROUTES["completions"](server, "sk-aaa", "shared").json()["error"]["message"]
+    finally:
+        server.engine.load_failures.clear()
+        server.engine.failures = {}
+    assert told == {"sk-aaa": f"Adapter 'shared': {reason}", "sk-ops": f"/of/shared: {reason}"}
+    assert late == told["sk-aaa"]

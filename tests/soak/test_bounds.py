@@ -35,7 +35,6 @@ TABLES = {
     "catalog._found",
     "catalog._search._resolvers._resolvers._misses._expiry",
     "catalog._search._refusals._told",
-    "activity._uses",
     "activity.loads._resolve_seconds",
     "activity.loads._digests",
     "host._by_name",
@@ -102,7 +101,7 @@ class Tables:
         async def find(number: int) -> None:
             with contextlib.suppress(LoramuxError):
                 entry, _ = await self.catalog.find(f"{kind}-{number}", f"caller-{number % 7}")
-                self.activity.request(entry.name)
+                entry.use.count()
 
         for start in numbers[::50]:
             await asyncio.gather(*map(find, range(start, start + 50)))
@@ -147,7 +146,6 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tables]:
     for module, name in (
         (materializer, "MAX_KNOWN_ADAPTERS"),
         (load_log, "NAMES_KEPT"),
-        (activity, "NAMES_KEPT"),
         (refusal_log, "MAX_REMEMBERED"),
     ):
         assert getattr(module, name) <= 4096

@@ -232,7 +232,8 @@ def _invalid_logits(sequence: Sequence) -> Exception:
         return error
     if sequence.adapter is None:
         return LoramuxError("The base model produced no finite numbers for this request.")
-    return AdapterRefusedError(
-        f"The adapter in {sequence.adapter.origin.place} makes the model produce NaN for this "
-        "request; its weights are likely broken, train or export it again."
+    return AdapterRefusedError.at(
+        sequence.adapter.origin.place,
+        "the adapter makes the model produce NaN for this request; its weights are likely broken, "
+        "train or export it again.",
     )

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from loramux.errors import InvalidRequestError
 from loramux.lora.resolve.catalog import AdapterCatalog
+from loramux.lora.resolve.catalog_entry import Use
 from loramux.observability.tracing import RequestTracer
 from loramux.pooling_params import POOLS
 from loramux.server.access.keyring import Keyring
@@ -73,6 +74,8 @@ class ServerState:
     queue: SequenceQueue = field(init=False)
     metrics: ServerMetrics = field(init=False)
     quotas: Quotas = field(init=False, default_factory=Quotas)
+    base_use: Use = field(init=False, default_factory=Use)
+    """Of the base model; adapters' is counted in the catalog."""
 
     def __post_init__(self) -> None:
         threads = TokenizerThreads(self.engine.tokenizer, self.engine.max_model_len)

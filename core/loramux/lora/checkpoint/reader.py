@@ -83,11 +83,12 @@ def errors_naming(directory: Path) -> Iterator[None]:
     try:
         yield
     except AdapterRefusedError as error:
-        raise AdapterRefusedError(f"{directory}: {error}") from error.__cause__
+        raise AdapterRefusedError.at(directory, str(error)) from error.__cause__
     except OSError as error:
-        raise AdapterUnavailableError(
-            f"{directory}: reading the adapter failed ({error.strerror or error}); "
-            "check its storage and try again."
+        raise AdapterUnavailableError.at(
+            directory,
+            f"reading the adapter failed ({error.strerror or type(error).__name__}); "
+            "check its storage and try again.",
         ) from error
 
 

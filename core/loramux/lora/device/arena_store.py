@@ -121,10 +121,11 @@ class ArenaStore:
         num_pages = self._books.pages_of(sizes)
         if num_pages > self._books.num_pages:
             page_bytes = self._books.page_elements * self.table.arena.itemsize
-            raise AdapterRefusedError(
-                f"The adapter in {adapter.origin.place} needs {num_pages * page_bytes / 1e6:.1f} "
-                f"MB of device memory, but there are {self._books.num_pages * page_bytes / 1e6:.1f}"
-                " MB for all adapters together; raise lora_memory_bytes."
+            raise AdapterRefusedError.at(
+                adapter.origin.place,
+                f"the adapter needs {num_pages * page_bytes / 1e6:.1f} MB of device memory, but "
+                f"there are {self._books.num_pages * page_bytes / 1e6:.1f} MB for all adapters "
+                "together; raise lora_memory_bytes.",
             )
         return ArenaAdapter(adapter, {}, sizes=sizes, num_pages=num_pages)
 

@@ -227,14 +227,19 @@ class DiskCache:
         if error.errno in _DISK_FULL:
             return AdapterUnavailableError(
                 f"{source.uri} cannot be stored, because the disk of {place} is full; free space "
-                "on it, or set LORAMUX_ADAPTER_CACHE_DIR to a directory on a larger one."
+                "on it, or set LORAMUX_ADAPTER_CACHE_DIR to a directory on a larger one.",
+                "it cannot be stored, because the disk of the adapter cache is full; try again "
+                "later.",
             )
         reason = error.strerror or type(error).__name__
         if isinstance(error, (ConnectionError, TimeoutError)):
-            return AdapterUnavailableError(f"{source.uri} cannot be read ({reason}); try again.")
+            return AdapterUnavailableError.at(
+                source.uri, f"the adapter cannot be read ({reason}); try again."
+            )
         return AdapterUnavailableError(
             f"{source.uri} cannot be stored in {place} ({reason}); make it writable, or set "
-            "LORAMUX_ADAPTER_CACHE_DIR to another directory."
+            "LORAMUX_ADAPTER_CACHE_DIR to another directory.",
+            f"it cannot be stored in the adapter cache ({reason}); try again later.",
         )
 
 

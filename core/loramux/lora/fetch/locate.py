@@ -37,7 +37,8 @@ def locate(request: LoRARequest) -> CheckpointOrigin:
     except OSError as error:
         raise AdapterUnavailableError(
             f"Adapter {request.lora_name!r} in {directory} cannot be read ({error.strerror}); "
-            "check its storage and try again."
+            "check its storage and try again.",
+            f"its directory cannot be read ({error.strerror}); check its storage and try again.",
         ) from error
 
 
@@ -57,15 +58,17 @@ def _on_hub(request: LoRARequest) -> HubSource:
     if path is None:
         raise AdapterNotFoundError(
             f"No adapter found for {shown(request.lora_path)}: it is neither a directory nor a "
-            f"Hugging Face repository id; check the path of adapter {request.lora_name!r}."
+            f"Hugging Face repository id; check the path of adapter {request.lora_name!r}.",
+            "its path is neither a directory nor a Hugging Face repository id; check it.",
         )
     try:
         return find_on_hub(path)
     except AdapterNotFoundError as error:
         raise AdapterNotFoundError(
-            f"No adapter found for {request.lora_path}: it is no directory here, and {error}"
+            f"No adapter found for {request.lora_path}: it is no directory here, and {error}",
+            error.reason,
         ) from error
     except AdapterUnavailableError as error:
         raise AdapterUnavailableError(
-            f"{request.lora_path} is no directory here, and {error}"
+            f"{request.lora_path} is no directory here, and {error}", error.reason
         ) from error

@@ -115,9 +115,9 @@ class Materializer:
             return weights
         weights = self.reads(self._read, adapter.origin, _within(resolve_timeout())).weights
         if weights.digest != adapter.digest:
-            raise AdapterUnavailableError(
-                f"The adapter in {adapter.origin.place} changed while it was waited for; "
-                "ask again to get the new one."
+            raise AdapterUnavailableError.at(
+                adapter.origin.place,
+                "the adapter changed while it was waited for; ask again to get the new one.",
             )
         self.host_cache.put(weights)
         return weights

@@ -71,7 +71,8 @@ def _translated(error: Exception, repo_id: str, what: str) -> AdapterError:
         if isinstance(cause, OSError) and _is_local(cause):
             return AdapterUnavailableError(
                 f"{what} of {repo_id} could not be stored in {constants.HF_HUB_CACHE} "
-                f"({cause.strerror}); make room there, or point HF_HUB_CACHE elsewhere."
+                f"({cause.strerror}); make room there, or point HF_HUB_CACHE elsewhere.",
+                f"{what} of {repo_id} could not be stored ({cause.strerror}); try again later.",
             )
     return AdapterUnavailableError(
         f"{_hub()} does not answer when asked for {what} of {repo_id} "

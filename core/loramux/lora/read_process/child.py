@@ -113,7 +113,7 @@ class Server:
         try:
             return self._read_into_memory(request, files)
         except AdapterError as error:
-            return ReadError(type(error), str(error)), None
+            return ReadError(type(error), str(error), error.reason), None
         except BaseModelNeeded:
             return NotReadHere("it carries copies of base weights"), None
         except Exception as error:  # the engine's own attempt shows whether it is the adapter's

@@ -52,6 +52,7 @@ class ReadError:
 
     kind: type[AdapterError]
     message: str
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

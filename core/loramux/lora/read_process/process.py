@@ -151,7 +151,7 @@ class ReadProcess:
 
     def _weights(self, answer: object, descriptor: int | None) -> PackedWeights:
         if isinstance(answer, ReadError):
-            raise answer.kind(answer.message)
+            raise answer.kind(answer.message, answer.reason)
         if isinstance(answer, NotReadHere):
             raise NotReadError(answer.reason)
         assert isinstance(answer, ReadResult), "there is no other answer"

@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from loramux import env
 from loramux.errors import AdapterRefusedError, InvalidRequestError, ModelNotFoundError
 from loramux.lora.request import LoRARequest
-from loramux.lora.resolve.catalog_entry import CatalogEntry
+from loramux.lora.resolve.catalog_entry import CatalogEntry, Use, uses_by_name
 from loramux.lora.resolve.deadline import resolve_timeout
 from loramux.lora.resolve.failure_log import ResolverFailures
 from loramux.lora.resolve.path_checks import PathChecks
@@ -112,6 +112,10 @@ class AdapterCatalog:
     def found(self, caller: str | None = None) -> list[CatalogEntry]:
         """What resolvers found for this caller, the least recently used first."""
         return [entry for (_, owner), entry in self._found.items() if owner == caller]
+
+    def uses(self) -> dict[str, Use]:
+        """How each name that is known was used, by all callers together."""
+        return uses_by_name([*self._registered.values(), *self._found.values()])
 
     @property
     def resolve_seconds(self) -> Distribution:
@@ -224,10 +228,11 @@ class AdapterCatalog:
     async def _recheck(self, key: Key, known: CatalogEntry) -> CatalogEntry:
         _, caller = key
         try:
-            entry = await self._search.check(known, caller)
+            checked = await self._search.check(known, caller)
         except (ModelNotFoundError, AdapterRefusedError):
             self._drop(key, known)
             raise
+        entry = replace(checked, use=known.use)  # also where the name leads elsewhere by now
         if self._found.get(key) is known:  # an operator may have unloaded it in the meantime
             self._found[key] = entry
         return entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from loramux.lora.request import LoRARequest
@@ -19,6 +20,11 @@ class Use:
         """One request more."""
         self.hits += 1
         self.last = time.time()
+
+    def add(self, other: Use) -> None:
+        """Count what another one has counted."""
+        self.hits += other.hits
+        self.last = max(self.last or 0.0, other.last or 0.0) or None
 
 
 @dataclass(frozen=True)
@@ -43,3 +49,11 @@ class CatalogEntry:
     @property
     def found_by(self) -> str:
         return self.resolver_name or "registered"
+
+
+def uses_by_name(entries: Iterable[CatalogEntry]) -> dict[str, Use]:
+    """How each name was used by all who have an entry of it."""
+    uses: dict[str, Use] = {}
+    for entry in entries:
+        uses.setdefault(entry.name, Use()).add(entry.use)
+    return uses

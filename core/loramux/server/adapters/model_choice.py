@@ -55,8 +55,10 @@ async def choose_model(
     caller = access_of(request)
     salt = _salt(None if server.share_prefix_cache else caller.name, cache_salt)
     if not name or name in server.base_names:
+        server.base_use.count()
         return ModelChoice(name or server.base_names[0], cache_salt=salt)
     record = record_of(request)
+    record.adapter = name
     with record.looking_up():
         entry, searched = await find_adapter(server, caller, name)
     if not searched:
@@ -105,9 +107,3 @@ async def _find(server: ServerState, caller: Caller, name: str) -> tuple[Catalog
 def _salt(caller: str | None, given: str | None) -> str | None:
     """Callers' names hold no NUL, so none can be put together with a salt to be another's."""
     return f"{caller or ''}\0{given or ''}" if caller or given else None
-
-
-def caller_of(request: Request) -> str | None:
-    """Who asks, as the API key tells; None where the server has no keys."""
-    caller: str | None = request.scope.get("loramux.caller")
-    return caller

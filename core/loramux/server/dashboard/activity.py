@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from dataclasses import dataclass
 
 from loramux.outputs import RequestOutput
-from loramux.server.dashboard.load_log import NAMES_KEPT, LoadLog
+from loramux.server.dashboard.load_log import LoadLog
 from loramux.server.dashboard.token_gaps import TokenGaps
-
-BASE = ""
-"""Stands for the base model where adapters are known by name."""
-
-
-@dataclass
-class Use:
-    """How often an adapter was asked for, and when last, by :func:`time.monotonic`."""
-
-    hits: int = 0
-    last: float = 0.0
 
 
 class Activity:
@@ -35,20 +22,9 @@ class Activity:
         self.started = time.monotonic()
         self.num_watchers = 0
         self.is_closing = False
-        self._uses: OrderedDict[str, Use] = OrderedDict()
 
-    def use_of(self, name: str) -> Use:
-        """Of an adapter, or of the base model; nothing yet is no hits."""
-        return self._uses.get(name) or Use()
-
-    def request(self, adapter: str) -> WatchedRequest:
-        """Count a request that begins now."""
-        use = self._uses.setdefault(adapter, Use())
-        use.hits += 1
-        use.last = time.monotonic()
-        self._uses.move_to_end(adapter)
-        if len(self._uses) > NAMES_KEPT:
-            self._uses.popitem(last=False)
+    def request(self) -> WatchedRequest:
+        """Measure a request that begins now."""
         return WatchedRequest(self.gaps)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from loramux.server.adapters.model_choice import caller_of
+from loramux.server.access.caller import access_of
 from loramux.server.dashboard.activity import Activity
 from loramux.server.dashboard.snapshot import whole_state
 from loramux.server.dashboard.watchers import watch
@@ -17,14 +17,14 @@ router = APIRouter(prefix="/dashboard", include_in_schema=False)
 @router.get("/state")
 async def state(request: Request, server: Server) -> JSONResponse:
     """Everything at this moment."""
-    shown = whole_state(server, _activity_of(server), caller_of(request))
+    shown = whole_state(server, _activity_of(server), access_of(request))
     return JSONResponse(shown, headers={"cache-control": "no-store"})
 
 
 @router.get("/events")
-async def events(server: Server) -> Response:
+async def events(request: Request, server: Server) -> Response:
     """What changes from now on."""
-    return watch(server, _activity_of(server))
+    return watch(server, _activity_of(server), access_of(request))
 
 
 def _activity_of(server: ServerState) -> Activity:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from loramux import __version__
-from loramux.server.dashboard.activity import BASE, Activity
+from loramux.lora.resolve.catalog_entry import Use
+from loramux.server.access.caller import Caller
+from loramux.server.dashboard.activity import Activity
 from loramux.server.dashboard.load_log import Load, LoadLog
 from loramux.server.dashboard.token_gaps import GapFigures
 from loramux.server.engine_protocol import AdapterInfo
@@ -23,9 +25,10 @@ MAX_TEXT = 512
 TIERS = ("device", "host", "disk")
 
 
-def whole_state(server: ServerState, activity: Activity, caller: str | None) -> dict[str, Any]:
-    """Everything the page begins with."""
+def whole_state(server: ServerState, activity: Activity, caller: Caller) -> dict[str, Any]:
+    """Everything the page begins with; of adapters the sums, and each that the caller may use."""
     infos = server.engine.adapter_infos()
+    shown = [info for info in infos if caller.may_use(info.name)]
     return {
         "version": __version__,
         "model": server.engine.args.model,
@@ -33,11 +36,11 @@ def whole_state(server: ServerState, activity: Activity, caller: str | None) -> 
         "takes_adapters": server.engine.args.enable_lora,
         "max_model_len": server.engine.max_model_len,
         "uptime_seconds": time.monotonic() - activity.started,
-        "base_hits": activity.use_of(BASE).hits,
-        "num_adapters": len(infos),
+        "base_hits": server.base_use.hits,
+        "num_adapters": len(shown),
         "tiers": tier_sums(infos),
-        "adapters": adapter_rows(server, activity, infos, caller),
-        "loads": loads_state(activity.loads),
+        "adapters": adapter_rows(server, activity, shown, caller.name),
+        "loads": loads_state(activity.loads, caller),
         "gaps": [_figures(second) for second in activity.gaps.by_second()],
         "now": now_state(server, activity),
     }
@@ -55,13 +58,13 @@ def now_state(server: ServerState, activity: Activity) -> dict[str, Any]:
     }
 
 
-def loads_state(loads: LoadLog) -> dict[str, Any]:
+def loads_state(loads: LoadLog, caller: Caller) -> dict[str, Any]:
     """What is under way, the oldest first, and what has ended, the latest first."""
-    under_way = list(loads.under_way.values())
+    under_way = [load for load in loads.under_way.values() if caller.may_use(load.name)]
     return {
         "num_under_way": len(under_way),
         "under_way": [_load(load) for load in under_way[:MAX_UNDER_WAY]],
-        "ended": [_load(load) for load in reversed(loads.ended)],
+        "ended": [_load(load) for load in reversed(loads.ended) if caller.may_use(load.name)],
         "num_unknown_names": loads.num_unknown_names,
     }
 
@@ -83,13 +86,16 @@ def adapter_rows(
 ) -> list[dict[str, Any]]:
     """One row for each name, the latest used first."""
     found_by = {entry.name: entry.found_by for entry in server.catalog.entries(caller)}
-    latest = sorted(infos, key=lambda info: activity.use_of(info.name).last, reverse=True)
-    return [_row(info, activity, found_by.get(info.name)) for info in latest[:MAX_ROWS]]
+    uses = server.catalog.uses()
+    used = [(info, uses.get(info.name) or Use()) for info in infos]
+    used.sort(key=lambda row: row[1].last or 0.0, reverse=True)
+    return [
+        _row(info, use, activity.loads, found_by.get(info.name)) for info, use in used[:MAX_ROWS]
+    ]
 
 
-def _row(info: AdapterInfo, activity: Activity, found_by: str | None) -> dict[str, Any]:
-    use = activity.use_of(info.name)
-    resolve_seconds = activity.loads.resolve_seconds(info.name)
+def _row(info: AdapterInfo, use: Use, loads: LoadLog, found_by: str | None) -> dict[str, Any]:
+    resolve_seconds = loads.resolve_seconds(info.name)
     searched = {} if resolve_seconds is None else {"resolve": resolve_seconds}
     return {
         "name": _text(info.name),
@@ -100,7 +106,7 @@ def _row(info: AdapterInfo, activity: Activity, found_by: str | None) -> dict[st
         "path": _text(info.path),
         "found_by": found_by and _text(found_by),
         "hits": use.hits,
-        "idle_seconds": time.monotonic() - use.last if use.hits else None,
+        "idle_seconds": None if use.last is None else max(0.0, time.time() - use.last),
         "load_seconds": {**searched, **info.load_seconds},
     }
 

@@ -15,6 +15,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
+from loramux.server.access.caller import Caller
 from loramux.server.dashboard.activity import Activity
 from loramux.server.dashboard.snapshot import loads_state, now_state
 from loramux.server.http.errors import ApiError
@@ -29,7 +30,7 @@ PATIENCE_SECONDS = 10.0
 """How long a client may leave an event in the way of the next one."""
 
 
-def watch(server: ServerState, activity: Activity) -> EventStreamResponse:
+def watch(server: ServerState, activity: Activity, caller: Caller) -> EventStreamResponse:
     """A stream for one more watcher.
 
     Raises:
@@ -43,16 +44,18 @@ def watch(server: ServerState, activity: Activity) -> EventStreamResponse:
             headers={"retry-after": "10"},
         )
     activity.num_watchers += 1
-    return _WatcherResponse(server, activity)
+    return _WatcherResponse(server, activity, caller)
 
 
-async def events(server: ServerState, activity: Activity) -> AsyncGenerator[bytes, None]:
+async def events(
+    server: ServerState, activity: Activity, caller: Caller
+) -> AsyncGenerator[bytes, None]:
     """Loads whenever they change, and figures every second, until the server stops."""
     version, second = -1, -1
     while not activity.is_closing:
         if activity.loads.version != version:
             version = activity.loads.version
-            yield named_event("loads", loads_state(activity.loads))
+            yield named_event("loads", loads_state(activity.loads, caller))
         if int(time.monotonic()) != second:
             second = int(time.monotonic())
             yield named_event("now", now_state(server, activity))
@@ -67,8 +70,8 @@ def named_event(name: str, payload: Mapping[str, Any]) -> bytes:
 class _WatcherResponse(EventStreamResponse):
     """Gives the watcher's place back, and does not wait for a client for ever."""
 
-    def __init__(self, server: ServerState, activity: Activity) -> None:
-        self._events = events(server, activity)
+    def __init__(self, server: ServerState, activity: Activity, caller: Caller) -> None:
+        self._events = events(server, activity, caller)
         self._activity = activity
         super().__init__(self._events, self._leave, {})
 

@@ -11,7 +11,7 @@ from loramux.lora.resolve.search import Resolution, ResolverChain
 from loramux.lora.resolver import ResolveContext
 from loramux.outputs import RequestOutput
 from loramux.pooling_params import Params
-from loramux.server.dashboard.activity import BASE, Activity
+from loramux.server.dashboard.activity import Activity
 from loramux.server.engine_protocol import AdapterInfo, Engine
 
 
@@ -42,7 +42,7 @@ class WatchedEngine:
         lora_request: LoRARequest | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """As the engine's own; closing it closes the engine's."""
-        watched = self._activity.request(lora_request.name if lora_request else BASE)
+        watched = self._activity.request()
         outputs = self._engine.generate(prompt, sampling_params, request_id, lora_request)
         try:
             async for output in outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,10 @@ from loramux.errors import (
     LoramuxError,
     ModelNotFoundError,
 )
+from loramux.server.access.caller import access_of
 from loramux.server.metrics.record import record_of
+
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = "1"
 """What a client is asked to wait when trying again may help."""
@@ -75,11 +79,23 @@ _ANSWERS: Sequence[tuple[type[LoramuxError], int, str]] = (
 """The first one that fits is the answer."""
 
 
-def as_api_error(error: LoramuxError) -> ApiError:
-    """The answer for an error that loramux raises on purpose."""
+def as_api_error(error: LoramuxError, request: Request | None = None) -> ApiError:
+    """The answer for an error that loramux raises on purpose.
+
+    Where an adapter lies is told to admins only, and to nobody if it is not known who asks.
+    """
     status, kind = next((code, kind) for cls, code, kind in _ANSWERS if isinstance(error, cls))
     headers = {"retry-after": RETRY_AFTER_SECONDS} if status in (429, 503) else {}
-    return ApiError(status, kind, str(error), _param_of(error), headers)
+    return ApiError(status, kind, _sentence(error, request), _param_of(error), headers)
+
+
+def _sentence(error: LoramuxError, request: Request | None) -> str:
+    if not isinstance(error, AdapterError) or error.reason is None:
+        return str(error)
+    if request is not None and access_of(request).is_admin:
+        return str(error)
+    log.info("a client is told this without the place: %s", error)
+    return error.without_place(record_of(request).adapter if request is not None else None)
 
 
 def _param_of(error: LoramuxError) -> str | None:
@@ -98,7 +114,7 @@ async def answer_loramux_error(request: Request, error: Exception) -> JSONRespon
     """FastAPI's handler for :class:`LoramuxError`."""
     assert isinstance(error, LoramuxError)
     record_of(request).refuse(error)
-    return as_api_error(error).response()
+    return as_api_error(error, request).response()
 
 
 async def answer_routing_error(request: Request, error: Exception) -> JSONResponse:

@@ -9,6 +9,7 @@ from prometheus_client.core import Metric
 
 from loramux.engine.stats import EngineStats
 from loramux.lora.adapter import Tier
+from loramux.server.access.caller import Caller
 from loramux.server.engine_protocol import AdapterInfo
 from loramux.server.metrics.families import by_label, counter, counters, gauges, histograms
 from loramux.server.metrics.model_series import MAX_SERIES
@@ -16,19 +17,21 @@ from loramux.server.state import ServerState
 
 
 def adapter_families(
-    server: ServerState, stats: EngineStats, infos: Sequence[AdapterInfo]
+    server: ServerState, stats: EngineStats, infos: Sequence[AdapterInfo], caller: Caller
 ) -> Iterator[Metric]:
-    """All of them."""
-    yield _requests_info(server, stats, infos)
-    yield from _resident_families(infos)
+    """All of them; names only where the caller may use them."""
+    yield _requests_info(server, stats, infos, caller)
+    yield from _resident_families(infos, caller)
     yield from _tier_families(stats)
     yield from _arrival_families(server, stats)
 
 
-def _requests_info(server: ServerState, stats: EngineStats, infos: Sequence[AdapterInfo]) -> Metric:
+def _requests_info(
+    server: ServerState, stats: EngineStats, infos: Sequence[AdapterInfo], caller: Caller
+) -> Metric:
     """vLLM's, as routers read it: names in labels, the time of the scrape as the value."""
     digests = {info.name: info.digest for info in infos}
-    names = sorted(server.metrics.adapters_in_use())[:MAX_SERIES]
+    names = sorted(filter(caller.may_use, server.metrics.adapters_in_use()))[:MAX_SERIES]
     running = [name for name in names if digests.get(name) in stats.running_adapters]
     waiting = [name for name in names if name not in running]
     labels = [str(server.engine.args.max_loras), ",".join(running), ",".join(waiting)]
@@ -39,7 +42,7 @@ def _requests_info(server: ServerState, stats: EngineStats, infos: Sequence[Adap
     )  # fmt: skip
 
 
-def _resident_families(infos: Sequence[AdapterInfo]) -> Iterator[Metric]:
+def _resident_families(infos: Sequence[AdapterInfo], caller: Caller) -> Iterator[Metric]:
     adapters = {info.digest: info for info in infos}.values()
     yield gauges(
         "lora_adapters", "Adapters by the fastest memory that holds them.", ["tier"],
@@ -49,11 +52,11 @@ def _resident_families(infos: Sequence[AdapterInfo]) -> Iterator[Metric]:
         "lora_adapter_bytes", "Bytes of adapters by the fastest memory that holds them.", ["tier"],
         [((tier,), sum(i.num_bytes for i in adapters if i.tier == tier)) for tier in Tier],
     )  # fmt: skip
-    loaded = [info for info in infos if info.tier != Tier.DISK][-MAX_SERIES:]
+    in_memory = [info for info in infos if info.tier != Tier.DISK and caller.may_use(info.name)]
     yield gauges(
         "lora_adapter_loaded", "1 for each adapter in memory, the latest asked for.",
         ["adapter_name", "level", "rank"],
-        [((info.name, str(info.tier), str(info.rank)), 1) for info in loaded],
+        [((info.name, str(info.tier), str(info.rank)), 1) for info in in_memory[-MAX_SERIES:]],
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from loramux import __version__
 from loramux.engine.stats import EngineStats
 from loramux.lora.adapter import Tier
+from loramux.server.access.caller import Caller
 from loramux.server.engine_protocol import AdapterInfo
 from loramux.server.metrics.adapter_families import adapter_families
 from loramux.server.metrics.families import counter, counters, gauge, gauges, histograms
@@ -35,18 +36,20 @@ class ServerCollector(Collector):
         stats: EngineStats,
         infos: Sequence[AdapterInfo],
         models: Sequence[tuple[str, ModelSeries]],
+        caller: Caller,
     ) -> None:
         self._server = server
         self._stats = stats
         self._infos = infos
         self._models = models
+        self._caller = caller
 
     @classmethod
-    async def read(cls, server: ServerState) -> Self:
-        """Read everything, on the event loop only what is counted there."""
+    async def read(cls, server: ServerState, caller: Caller) -> Self:
+        """Read what a caller may see, on the event loop only what is counted there."""
         infos = await asyncio.to_thread(server.engine.adapter_infos)
-        models = server.metrics.models.shown(_loaded(infos))
-        return cls(server, server.engine.stats(), infos, models)
+        models = server.metrics.models.shown(_loaded(infos), caller.may_use)
+        return cls(server, server.engine.stats(), infos, models, caller)
 
     def collect(self) -> Iterator[Metric]:
         """All families, each whole; on any thread."""
@@ -54,7 +57,7 @@ class ServerCollector(Collector):
         yield from _engine_families(self._stats)
         yield from _model_families(self._models)
         yield from _answer_families(self._server)
-        yield from adapter_families(self._server, self._stats, self._infos)
+        yield from adapter_families(self._server, self._stats, self._infos, self._caller)
 
 
 def _loaded(infos: Sequence[AdapterInfo]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from loramux.observability.distribution import REQUEST_SECONDS, TOKEN_SECONDS, Distribution
 
@@ -64,17 +64,21 @@ class ModelTable:
             return self._other
         return self._adapters.setdefault(name, ModelSeries())
 
-    def shown(self, loaded: Collection[str]) -> list[tuple[str, ModelSeries]]:
+    def shown(
+        self, loaded: Collection[str], may_see: Callable[[str], bool] = lambda name: True
+    ) -> list[tuple[str, ModelSeries]]:
         """What a scrape shows; series of adapters that are not ``loaded`` are gone after it.
 
         One that no scrape has seen goes into ``other``, so that sums over all models are right.
+        Those that are not to be seen are left out; in ``other`` they would come and go.
         """
         for name, series in list(self._adapters.items()):
             if name not in loaded:
                 del self._adapters[name]
                 if not series.was_shown:
                     self._other.add(series)
-        for series in self._adapters.values():
+        seen = [(name, series) for name, series in self._adapters.items() if may_see(name)]
+        for _, series in seen:
             series.was_shown = True
         base_name = next(iter(self._base_names))
-        return [(base_name, self._base), *self._adapters.items(), (OTHER, self._other)]
+        return [(base_name, self._base), *seen, (OTHER, self._other)]

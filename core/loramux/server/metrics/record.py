@@ -26,6 +26,7 @@ class RequestRecord:
     """One request; times are those of :func:`time.monotonic`.
 
     Args:
+        adapter: the name by which the client asked for one.
         lookup: when the resolvers began and ended to look for its adapter, if they had to.
         generation: what it has the engine do, once that is known.
         refusal: one word for why it was not served.
@@ -36,6 +37,7 @@ class RequestRecord:
     ended: float = 0.0
     status: int = CLIENT_GONE
     refusal: str | None = None
+    adapter: str | None = None
     lookup: tuple[float, float] | None = None
     generation: GenerationWatch | None = None
 
