@@ -32,6 +32,8 @@ PREFILL_TILES = replace(small(PREFILL), rows=32, rank=16, dense=False, short=Non
 PREFILL_TILES = replace(PREFILL_TILES, expand=replace(PREFILL_TILES.expand, rows=16))
 MIXED_TILES = replace(PREFILL_TILES, short=replace(small(MIXED), rows=16), short_rows=1024)
 PATHS = {"decode": DECODE_TILES, "prefill": PREFILL_TILES, "mixed": MIXED_TILES}
+LONG_AND_SHORT = ("decode", "prefill")
+"""Mixed steps take the path of long ones with other tiles: a few tests are enough for them."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def check_layer(
         layer.check(index, y, before, x, segments)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", LONG_AND_SHORT)
 @pytest.mark.parametrize("rank", [1, 3, 8, 16, 17, 33, 64, 100, 255, 256])
 def test_every_rank(interpreter, path, rank):
     run(interpreter, check_layer, [(40, [24])], [[rank]], [(0, [3, 0])], 5, path)
@@ -95,7 +97,7 @@ def test_slices_share_one_input(interpreter, path, shapes):
     run(interpreter, check_layer, shapes, ranks, segments, 8, path)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", LONG_AND_SHORT)
 def test_a_layer_of_projections(interpreter, path):
     shapes = [(24, [16, 8, 8]), (16, [24]), (24, [40, 40]), (40, [24])]
     ranks = [[4] * 7, [0, 3, 0, 5, 0, 7, 0], [16, 0, 16, 0, 0, 0, 2]]
@@ -114,7 +116,7 @@ def test_many_adapters(interpreter):
     run(interpreter, check_layer, [(16, [16])], ranks, segments, 130, "decode")
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", LONG_AND_SHORT)
 def test_half_precision_rounds_once(interpreter, path):
     """float16, in which the interpreter is right; what is held to is sharper than its own error
     would be had the rank vector been rounded to it."""
@@ -187,7 +189,7 @@ def check_bystanders(path: str, value: float) -> None:
     layer.check(0, y[7:8], before[7:8], x[7:8], [(3, [0])])
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", LONG_AND_SHORT)
 @pytest.mark.parametrize("value", [1.0, float("nan"), float("inf")])
 def test_broken_adapters_harm_themselves_alone(interpreter, path, value):
     run(interpreter, check_bystanders, path, value)

@@ -12,7 +12,7 @@ from tests.kernels import fused_lora_cases
 from tests.kernels.block_cases import Attention, Place
 from tests.kernels.fused_lora_cases import Step
 from tests.kernels.interpreted import interpreting_process
-from tests.kernels.test_triton_lora import DECODE_TILES, PREFILL_TILES
+from tests.kernels.test_triton_lora import DECODE_TILES, MIXED_TILES, PREFILL_TILES
 
 pytest.importorskip("triton", reason="the GPU kernels need the extra gpu")
 
@@ -32,6 +32,11 @@ PATHS = {
         ("prefill", PREFILL_TILES, TiledNormalization(16, programs_per_sm=3, max_registers=128)),
     )
 }
+SHORT = replace(
+    MIXED_TILES.short, fused=replace(PATHS["decode"].fused, max_rank=64, normalization=None)
+)
+MIXED = replace(PATHS["prefill"], short=SHORT, short_rows=1024)
+ALL_PATHS = PATHS | {"mixed": MIXED}
 RANKS = [1, 3, 8, 16, 17, 33, 64]
 SEGMENTS = [(2, [6, 1]), (0, [2, 3]), (1, [5]), (3, [8])]
 """Of 10 rows: 0, 4, 7 and 9 have no adapter, and that of 8 is empty."""
@@ -47,14 +52,14 @@ def interpreter():
 def activate(widths, ranks, segments, num_rows, path, kind="silu", place="float32", padding=0):
     torch.set_num_threads(1)
     torch.manual_seed(sum(widths))
-    arguments = (24, widths, ranks, segments, num_rows, PATHS[path], PLACES[place], padding)
+    arguments = (24, widths, ranks, segments, num_rows, ALL_PATHS[path], PLACES[place], padding)
     fused_lora_cases.check_activation(Step(*arguments), kind)
 
 
 def normalize(widths, ranks, segments, num_rows, path, plus_one, place="float32", padding=0):
     torch.set_num_threads(1)
     torch.manual_seed(sum(widths))
-    arguments = (24, widths, ranks, segments, num_rows, PATHS[path], PLACES[place], padding)
+    arguments = (24, widths, ranks, segments, num_rows, ALL_PATHS[path], PLACES[place], padding)
     fused_lora_cases.check_norm(Step(*arguments), plus_one)
 
 
@@ -63,7 +68,7 @@ def rotate(attention, ranks, segments, num_rows, path, place="float32", padding=
     torch.manual_seed(attention.dim)
     widths = fused_lora_cases.packed_widths(attention.layout(Place()))
     widths = widths if len(ranks[0]) == 3 else [sum(widths)]
-    arguments = (24, widths, ranks, segments, num_rows, PATHS[path], PLACES[place], padding)
+    arguments = (24, widths, ranks, segments, num_rows, ALL_PATHS[path], PLACES[place], padding)
     fused_lora_cases.check_rotation(Step(*arguments), attention)
 
 
@@ -105,6 +110,14 @@ def test_gates_and_the_rest_as_one_slice(interpreter):
 def test_many_rows_of_few_adapters(interpreter, path):
     segments = [(1, range(2, 39)), (0, [*range(40, 58), 0])]
     interpreter.submit(activate, [12, 12], [[3, 3], [20, 1]], segments, 75, path).result()
+
+
+def test_a_prompt_beside_single_tokens(interpreter):
+    segments = [(1, range(2, 39)), (0, [40]), (2, [0])]
+    ranks = [[3, 3], [20, 1], [5, 0]]
+    interpreter.submit(activate, [12, 12], ranks, segments, 43, "mixed", padding=2).result()
+    heads, ranks = Attention(2, 1, 8, 8), [[3] * 3, [20, 1, 0], [5] * 3]
+    interpreter.submit(rotate, heads, ranks, segments, 43, "mixed", padding=2).result()
 
 
 def test_many_adapters(interpreter):
