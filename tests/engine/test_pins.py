@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from loramux import AsyncLLMEngine, EngineArgs, LoRARequest
 from loramux.errors import AdapterNotFoundError, AdapterUnavailableError, InvalidRequestError
 from loramux.lora.adapter import AdapterInfo, Tier
+from loramux.lora.device.store import StoreBounds
 from tests.engine.world import (
     BLOCK,
     MAX_MODEL_LEN,
@@ -103,5 +105,28 @@ def test_what_cannot_be_placed_is_not_pinned(engine, world, tmp_path, monkeypatc
         assert not engine.unpin_lora("wide")
         monkeypatch.undo()
         await engine.pin_lora(world.lora("wide"))
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("option", ["LORAMUX_HOST_CACHE_BYTES", "--lora-memory-bytes"])
+def test_pins_leave_half_of_the_memory_to_others(engine, world, tmp_path, monkeypatch, option):
+    path = copy_adapter(world.adapters["narrow"], tmp_path / "grows")
+    grows = LoRARequest("grows", 1, str(path))
+
+    async def run() -> None:
+        wide = await engine.load_lora(world.lora("wide"))
+        if option == "LORAMUX_HOST_CACHE_BYTES":
+            engine._materializer.host_cache.max_bytes = 2 * wide.num_bytes - 1
+        else:
+            bounds = StoreBounds(2, 2 * wide.num_bytes - 1, torch.float32.itemsize)
+            monkeypatch.setattr(engine._lora.pool.store, "bounds", bounds)
+        with pytest.raises(InvalidRequestError, match=f"50% .* raise {option}"):
+            await engine.pin_lora(world.lora("wide"))
+        assert not engine.unpin_lora("wide")
+        await engine.pin_lora(grows)
+        copy_adapter(world.adapters["wide"], path)  # what is pinned may not grow beyond it either
+        await engine.load_lora(LoRARequest("grows", 1, str(path), load_inplace=True))
+        assert not engine.unpin_lora("grows")
 
     asyncio.run(run())

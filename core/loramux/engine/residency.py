@@ -6,12 +6,18 @@ import asyncio
 from dataclasses import dataclass, field, replace
 
 from loramux.errors import AdapterUnavailableError, EngineDeadError, InvalidRequestError
+from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo
 from loramux.lora.device.pool import DevicePool
 from loramux.lora.fetch.materializer import Materializer
 from loramux.lora.fetch.shared_work import Abandoned
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.deadline import resolve_timeout
+
+log = get_logger(__name__)
+
+PINNED_SHARE = 0.5
+"""Most of the memory for adapters that pins may take: what is not pinned has to fit as well."""
 
 
 @dataclass
@@ -21,13 +27,16 @@ class Residency:
     A pinned adapter is never evicted, neither from the device nor from the host. When new bytes
     are served under its name from the same path, the pin goes over to them.
 
+    Pins take at most half of what the host and the device have room for, so that there is always
+    room for adapters that are not pinned.
+
     Args:
-        max_pinned: so that there is always room for an adapter that is not pinned.
+        max_loras: adapters that may run at the same time; more are never pinned.
     """
 
     materializer: Materializer
     pool: DevicePool
-    max_pinned: int
+    max_loras: int
     _pins: dict[str, tuple[str, Adapter]] = field(default_factory=dict)
     """Path and adapter by name."""
 
@@ -75,18 +84,13 @@ class Residency:
         """Keep an adapter, on the device once this returns; nothing is kept if it raises.
 
         Raises:
-            InvalidRequestError: too many are pinned.
+            InvalidRequestError: too much is pinned.
             AdapterRefusedError: it cannot be placed.
             AdapterUnavailableError: it gets no room in time.
         """
         name = request.name
         before = self._pins.get(name)
-        if before is None and len(self._pins) >= self.max_pinned:
-            raise InvalidRequestError(
-                f"{len(self._pins)} adapters are pinned, and --max-loras allows "
-                f"{self.max_pinned}; unpin one first.",
-                "name",
-            )
+        self._check_room(name, adapter)
         self._set(name, (request.path, adapter))
         try:
             await self.place(name, adapter)
@@ -103,9 +107,34 @@ class Residency:
     def _follow(self, request: LoRARequest, adapter: Adapter) -> None:
         """Whatever is loaded now for a name and path is what the name's pin keeps."""
         path, pinned = self._pins.get(request.name, ("", adapter))
-        if path == request.path and pinned is not adapter:
-            self._set(request.name, (path, adapter))
-            self.pool.order(adapter)
+        if path != request.path or pinned is adapter:
+            return
+        try:
+            self._check_room(request.name, adapter)
+        except InvalidRequestError as error:
+            log.warning("adapter %r has grown and is pinned no more: %s", request.name, error)
+            self._set(request.name, None)
+            return
+        self._set(request.name, (path, adapter))
+        self.pool.order(adapter)
+
+    def _check_room(self, name: str, adapter: Adapter) -> None:
+        """Raises InvalidRequestError if a name's pin on an adapter would be one too much."""
+        others = [pinned for other, (_, pinned) in self._pins.items() if other != name]
+        device, host = self.pool.store.bounds, self.materializer.host_cache.max_bytes
+        if len(others) >= min(self.max_loras, max(1, int(PINNED_SHARE * device.num_adapters))):
+            raise InvalidRequestError(
+                f"{len(others)} adapters are pinned, and --max-loras allows no more; unpin one "
+                "first.",
+                "name",
+            )
+        adapters = {pinned.digest: pinned for pinned in (*others, adapter)}.values()
+        num_bytes = sum(pinned.num_bytes for pinned in adapters)
+        if num_bytes > PINNED_SHARE * host:
+            raise _too_large(num_bytes, host, "host", "LORAMUX_HOST_CACHE_BYTES")
+        num_bytes = sum(pinned.num_elements for pinned in adapters) * device.item_bytes
+        if device.num_bytes is not None and num_bytes > PINNED_SHARE * device.num_bytes:
+            raise _too_large(num_bytes, device.num_bytes, "device", "--lora-memory-bytes")
 
     def infos(self) -> list[AdapterInfo]:
         """Adapters the engine knows, the latest asked for last."""
@@ -129,3 +158,12 @@ class Residency:
         # Replaced and not changed: other threads are reading them.
         digests = frozenset(adapter.digest for _, adapter in self._pins.values())
         self.pool.pinned = self.materializer.host_cache.pinned = digests
+
+
+def _too_large(num_bytes: int, all_bytes: int, memory: str, option: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"Pinned adapters would have {num_bytes / 1e6:.1f} MB of the {memory}'s memory for "
+        f"adapters, {all_bytes / 1e6:.1f} MB, and {PINNED_SHARE:.0%} of it may be pinned; unpin "
+        f"one first, or raise {option}.",
+        "name",
+    )

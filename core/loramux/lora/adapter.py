@@ -19,6 +19,8 @@ class Adapter:
     origin: CheckpointOrigin
     max_rank: int
     num_bytes: int
+    """On the host, in the dtype it was saved in."""
+    num_elements: int = 0
     load_seconds: dict[str, float] = field(default_factory=dict)
     """Seconds each stage took when it was last made ready: ``fetch``, ``read``, ``place``."""
     is_fresh: bool = True

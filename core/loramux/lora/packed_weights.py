@@ -102,3 +102,7 @@ class PackedWeights(AdapterWeights):
     @cached_property
     def num_bytes(self) -> int:
         return int((self.pairs.sizes * self.pairs.item_bytes).sum())
+
+    @cached_property
+    def num_elements(self) -> int:
+        return int(self.pairs.sizes.sum())

@@ -50,3 +50,7 @@ class AdapterWeights:
     @cached_property
     def num_bytes(self) -> int:
         return sum(pair.num_bytes for pair in self.pairs.values())
+
+    @cached_property
+    def num_elements(self) -> int:
+        return sum(pair.a.numel() + pair.b.numel() for pair in self.pairs.values())

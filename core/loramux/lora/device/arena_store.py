@@ -16,6 +16,7 @@ from loramux.lora.device.packed_moves import PackedMoves
 from loramux.lora.device.pieces import Move
 from loramux.lora.device.resident import ResidentAdapter, ResidentPair
 from loramux.lora.device.staging import Staging
+from loramux.lora.device.store import StoreBounds
 from loramux.lora.packed_weights import PackedPairs
 from loramux.lora.site import LoRASite, PackedSites, SiteKind
 from loramux.lora.weights import AdapterWeights, LowRankPair
@@ -104,6 +105,7 @@ class ArenaStore:
         staging: Staging | None = None,
     ) -> None:
         self.table = AdapterTable(arena, max_resident, len(sites))
+        self.bounds = StoreBounds(max_resident, arena.nbytes, arena.itemsize)
         self.staging = staging or Staging(arena)
         self._sites = {site.name: site for site in sites}
         self._columns = {site.name: column for column, site in enumerate(sites)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,8 +12,27 @@ from loramux.lora.device.resident import ResidentAdapter, ResidentPair
 from loramux.lora.weights import AdapterWeights, LowRankPair
 
 
+@dataclass(frozen=True)
+class StoreBounds:
+    """How much a store takes, empty.
+
+    Args:
+        num_adapters: most adapters, whatever their size.
+        num_bytes: of all together; None where only their number counts.
+        item_bytes: of one element of a matrix.
+    """
+
+    num_adapters: int
+    num_bytes: int | None
+    item_bytes: int
+
+
 class AdapterStore(Protocol):
     """Memory for adapters. All but ``fill`` is called on the engine's thread, between steps."""
+
+    @property
+    def bounds(self) -> StoreBounds:
+        """How much fits."""
 
     def prepare(self, adapter: Adapter, weights: AdapterWeights) -> ResidentAdapter:
         """What the adapter will be here, without room for it yet.
@@ -46,6 +66,7 @@ class TensorStore:
     def __init__(self, dtype: torch.dtype, capacity: int) -> None:
         self._dtype = dtype
         self._free = capacity
+        self.bounds = StoreBounds(capacity, None, dtype.itemsize)
 
     def prepare(self, adapter: Adapter, weights: AdapterWeights) -> ResidentAdapter:
         """An adapter without its tensors."""

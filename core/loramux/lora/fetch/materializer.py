@@ -214,7 +214,10 @@ class Materializer:
         with self._lock:
             adapter = self._by_digest.get(weights.digest)
             if adapter is None:
-                adapter = Adapter(weights.digest, origin, weights.max_rank, weights.num_bytes)
+                adapter = Adapter(
+                    weights.digest, origin, weights.max_rank, weights.num_bytes,
+                    weights.num_elements,
+                )  # fmt: skip
                 self._by_digest[weights.digest] = adapter
             _put_bounded(self._by_origin, origin, adapter)  # before anybody else starts to read
         self.host_cache.put(weights)
