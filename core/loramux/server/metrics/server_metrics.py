@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
+from loramux.lora.request import LoRARequest
+from loramux.pooling_params import Params
 from loramux.server.metrics.generation_watch import GenerationWatch
 from loramux.server.metrics.model_series import ModelTable
 from loramux.server.metrics.record import RequestRecord
 
-if TYPE_CHECKING:
-    from loramux.server.generation.run import Generation
+
+class ServedModel(Protocol):
+    """The model of a request."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def lora_request(self) -> LoRARequest | None: ...
+
+
+class Generation(Protocol):
+    """What a request has the engine do, as far as it is counted."""
+
+    @property
+    def model(self) -> ServedModel: ...
+    @property
+    def params(self) -> Sequence[Params]: ...
 
 
 class ServerMetrics:
