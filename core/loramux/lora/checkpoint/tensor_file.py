@@ -7,9 +7,9 @@ import io
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -27,6 +27,9 @@ from loramux.lora.checkpoint.safetensors_header import (
 
 SAFETENSORS_NAME = "adapter_model.safetensors"
 PICKLE_NAME = "adapter_model.bin"
+
+MAX_EARLY_BYTES = 2**28
+"""Of a file that is read while its names and shapes are still being checked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,17 +76,33 @@ class OpenTensorFile:
     def reading(self, allocate: Allocate = host_buffer) -> Iterator[Callable[[], TensorFile]]:
         """Begin to read the tensors into memory that ``allocate`` gives.
 
+        A file above ``MAX_EARLY_BYTES`` waits until it is wanted, because it may yet be refused.
+
         Yields a function that returns them when they are there, or raises:
             AdapterRefusedError: if the file has become shorter.
             OSError: if reading fails.
         """
-        origin = PREFIX_BYTES + len(self._header)
-        inspect = FloatRuns.of(self.entries.values(), origin).may_hold_non_finite
-        size, descriptor = self._size - origin, self._file.fileno()
-        with reading_pieces(descriptor, origin, size, inspect, allocate) as pieces:
-            yield lambda: self._described(_whole(pieces, self._name), origin)
+        if self._size > MAX_EARLY_BYTES:
+            yield partial(self._read, allocate)
+            return
+        with self._pieces(allocate) as pieces:
+            yield lambda: self._described(pieces)
 
-    def _described(self, pieces: Pieces, origin: int) -> TensorFile:
+    def _read(self, allocate: Allocate) -> TensorFile:
+        with self._pieces(allocate) as pieces:
+            return self._described(pieces)
+
+    @property
+    def _origin(self) -> int:
+        return PREFIX_BYTES + len(self._header)
+
+    def _pieces(self, allocate: Allocate) -> AbstractContextManager[Callable[[], Pieces]]:
+        inspect = FloatRuns.of(self.entries.values(), self._origin).may_hold_non_finite
+        size, descriptor = self._size - self._origin, self._file.fileno()
+        return reading_pieces(descriptor, self._origin, size, inspect, allocate)
+
+    def _described(self, reading: Callable[[], Pieces]) -> TensorFile:
+        pieces, origin = _whole(reading, self._name), self._origin
         return TensorFile(
             num_bytes=self._size,
             hashes=hashlib.sha256(self._prefix + self._header).digest() + pieces.hashes,
