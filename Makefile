@@ -31,8 +31,9 @@ serve: $(VENV)/installed ## the same server, left running
 		$(BIN)/loramux serve $(MODEL) --served-model-name loramux-demo \
 		--enable-lora --max-loras 8 --max-lora-rank 64
 
+# Files of tests side by side; each process computes on one core.
 test: check $(VENV)/installed-test ## all checks and all tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 coverage: $(VENV)/installed-test ## all tests, and which lines none of them runs
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
