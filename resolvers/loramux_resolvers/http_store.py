@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import aiohttp
 import fsspec
+from yarl import URL
 
 from loramux_resolvers.store import ObjectStore, StoredObject, unpinnable
 from loramux_resolvers.store_failure import (
@@ -28,6 +29,9 @@ from loramux_resolvers.store_failure import (
 CONNECT_SECONDS = 5
 SILENCE_SECONDS = 15
 """How long a server may send nothing."""
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MAX_REDIRECTS = 5
 
 
 class HttpStore(ObjectStore):
@@ -85,13 +89,33 @@ class HttpStore(ObjectStore):
         self, url: str, headers: dict[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer to a GET request, which is closed in the end."""
-        options: dict[str, Any] = dict(self._filesystem.kwargs)
+        options: dict[str, Any] = {**self._filesystem.kwargs, "allow_redirects": False}
         headers = {**options.pop("headers", {}), "Accept-Encoding": "identity", **headers}
         with described_by(failure_of):
             session = await self._filesystem.set_session()
             address = self._filesystem.encode_url(url)
-            async with session.get(address, headers=headers, **options) as answer:
-                yield answer
+            for _ in range(MAX_REDIRECTS + 1):
+                async with session.get(address, headers=headers, **options) as answer:
+                    if answer.status not in REDIRECTS:
+                        yield answer
+                        return
+                    address = _target(answer)
+            raise StoreFailure("the server redirects again and again", "correct its configuration")
+
+
+def _target(answer: aiohttp.ClientResponse) -> URL:
+    """Where a redirect leads: nowhere but to the server that the operator has named."""
+    try:
+        target = answer.url.join(URL(answer.headers.get("Location", "")))
+        is_same_server = target.origin() == answer.url.origin()
+    except ValueError:
+        is_same_server = False
+    if not is_same_server:
+        raise StoreFailure(
+            f"the server redirects to another one (HTTP {answer.status})",
+            "configure the address that it leads to",
+        )
+    return target
 
 
 def _stored_object(path: str, answer: aiohttp.ClientResponse) -> StoredObject:

@@ -11,11 +11,12 @@ import httpx
 import pytest
 from starlette.requests import ClientDisconnect
 
-from loramux.server.access.caller import ANYBODY
+from loramux.server.access.caller import ANYBODY, Caller
 from loramux.server.access.keyring import Keyring
 from loramux.server.app import build_app
 from loramux.server.dashboard import watchers
 from loramux.server.dashboard.snapshot import MAX_ROWS, loads_state, whole_state
+from loramux.server.state import ServerState
 from tests.dashboard.engine import engine_of, info, state_with_dashboard
 from tests.server.conftest import FolderResolver
 from tests.server.running_server import RunningServer, wait_until
@@ -91,6 +92,16 @@ def test_a_key_for_inference_sees_the_page_and_none_of_its_data(
     state.tokenizer.close()
 
 
+async def until_keys_are_read(state: ServerState, caller: Caller) -> str:
+    """What a watcher is sent who does not come back."""
+    assert state.activity is not None
+    sent = b""
+    async for event in watchers.events(state, state.activity, caller):
+        sent += event
+        state.keyring.reload()
+    return sent.decode()
+
+
 def test_an_operator_with_patterns_sees_no_other_names(folder: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     keys.write_text(
@@ -106,9 +117,10 @@ def test_an_operator_with_patterns_sees_no_other_names(folder: Path, tmp_path: P
         assert caller is not None
         shown = whole_state(state, state.activity, caller)
         told = loads_state(state.activity.loads, caller)
+        streamed = asyncio.run(until_keys_are_read(state, caller))
     assert [row["name"] for row in shown["adapters"]] == ["team-a/x"]
     assert [load["name"] for load in told["under_way"]] == ["team-a/x"]
-    assert "team-b" not in json.dumps([shown, told])
+    assert "team-b" not in json.dumps([shown, told, streamed])
     assert sum(tier["adapters"] for tier in shown["tiers"].values()) == 2
     state.tokenizer.close()
 

@@ -14,7 +14,7 @@ from loramux.env import EnvironmentVariableError
 from loramux.errors import AdapterUnavailableError, PluginError
 from loramux_resolvers import store_failure, transfer, uri
 from loramux_resolvers.open_store import open_store
-from tests.resolvers.fault_proxy import Fault, fault_proxy
+from tests.resolvers.fault_proxy import Fault, Request, fault_proxy
 from tests.resolvers.object_stores import BASE, fetch, found, noise, resolve, resolver_at
 from tests.resolvers.s3_servers import rclone_command, running
 from tests.resolvers.test_filesystem import UNSAFE, checkpoint
@@ -71,6 +71,30 @@ def test_an_adapter_on_the_web_is_found_and_fetched(server, web_directory, tmp_p
     request = resolve(resolver_at(f"{server}/loras/"), "good")
     assert request.lora_path == f"{server}/loras/good"
     assert fetch(request.source, tmp_path) == TENSORS
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "localhost:1", "0x7f000001", "[::1]:1"])
+def test_no_web_server_leads_to_another(proxy, web_directory, host):
+    put_adapter(web_directory / "moved")
+    away = Fault(status=302, headers={"Location": f"http://{host}/latest"})
+    proxy.fault = lambda request: away
+    with pytest.raises(AdapterUnavailableError, match="redirects to another one") as refusal:
+        resolve(resolver_at(proxy.url), "moved")
+    assert host not in str(refusal.value)
+
+
+def test_a_web_server_may_lead_to_itself(proxy, web_directory, tmp_path):
+    put_adapter(web_directory / "moved")
+
+    def lead(request: Request) -> Fault | None:
+        _, folder, file = request.path.split("/")
+        return Fault(302, headers={"Location": f"/moved/{file}"}) if folder == "old" else None
+
+    proxy.fault = lead
+    assert fetch(found(resolver_at(proxy.url), "old"), tmp_path) == TENSORS
+    proxy.fault = lambda request: Fault(302, headers={"Location": request.path})
+    with pytest.raises(AdapterUnavailableError, match="again and again"):
+        resolve(resolver_at(proxy.url), "old")
 
 
 def test_what_is_not_on_the_web_is_not_found(server, web_directory):

@@ -100,7 +100,8 @@ def test_what_the_operator_uses_is_allowed(root: Path, monkeypatch: pytest.Monke
         assert allowed.check(path) == str(root / path)
     for path in ("org/listed@v1", "org/listed/x@v1", "org/whole@any", "org/module/sub/x"):
         assert allowed.check(path) == path
-    for path in ("org/listed", "org/listed@v2", "org/module", "org/module/subway", "org/other"):
+    for path in ("org/listed", "org/listed@v2", "org/module", "org/module/subway", "org/other",
+                 "org/whole@refs/pr/1"):  # fmt: skip
         with pytest.raises(PathNotAllowedError):
             allowed.check(path)
 

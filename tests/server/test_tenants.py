@@ -226,6 +226,25 @@ def test_a_tenant_stays_out_of_what_is_for_operators(
     assert ask(server, "sk-plain", method, path, {}).status_code != 403
 
 
+@pytest.mark.parametrize("suffix", ["%0a", "%0d", "%00", "%c2%85", "%e2%80%a8"])
+@pytest.mark.parametrize(("method", "path"), ADMIN_DOORS)
+def test_no_character_at_the_end_opens_them(
+    server: RunningServer, method: str, path: str, suffix: str
+) -> None:
+    answer = ask(server, "sk-aaa", method, path + suffix, {"lora_name": "x", "lora_path": "/x"})
+    assert answer.status_code in (403, 404)
+
+
+def test_the_routes_themselves_are_locked(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loramux.server.http.authentication.needs_admin", lambda *request: False)
+    for method, path in ADMIN_DOORS:
+        answer = ask(server, "sk-aaa", method, path, {"lora_name": "x", "lora_path": "/x"})
+        assert not answer.is_success, path
+    assert ask(server, "sk-aaa", "GET", "/metrics").status_code == 403
+
+
 def test_resolvers_failures_are_for_operators(server: RunningServer) -> None:
     assert ask(server, "sk-aaa", "GET", "/v1/adapters").json()["resolver_failures"] == []
     assert ask(server, "sk-ops", "GET", "/v1/adapters").json()["resolver_failures"] != []

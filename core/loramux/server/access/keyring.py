@@ -31,6 +31,8 @@ class Keyring:
         ]
         self._file = file
         self._callers: list[tuple[KeyDigest, Caller]] = []
+        self.version = 0
+        """Changes whenever keys may have come, gone or changed their rights."""
         self._read()
 
     @property
@@ -68,6 +70,7 @@ class Keyring:
                     "api_keys_file",
                 )
         self._callers = [*self._plain, *from_file]
+        self.version += 1
 
 
 def fingerprint(api_key: str) -> str:

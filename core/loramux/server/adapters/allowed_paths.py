@@ -28,7 +28,7 @@ class AllowedPaths:
     Args:
         directories: real paths; what lies below them may be loaded.
         repositories: which may be loaded from, down from the directory they name, at the revision
-            they name or at any.
+            they name, or at any that is the repository's own.
         is_whole_hub_allowed: whether every repository may.
     """
 
@@ -119,9 +119,15 @@ class AllowedPaths:
         return self.is_whole_hub_allowed or any(
             path.repo_id == allowed.repo_id
             and f"{path.subpath}/".startswith(f"{allowed.subpath}/" if allowed.subpath else "")
-            and allowed.revision in (None, path.revision)
+            and _is_revision(path.revision, allowed.revision)
             for allowed in self.repositories
         )
+
+
+def _is_revision(revision: str | None, allowed: str | None) -> bool:
+    """Below refs/ are pull requests, which are not the owner's: each has to be named."""
+    is_free = allowed is None and not (revision or "").startswith("refs/")
+    return is_free or revision == allowed
 
 
 def _real(path: str) -> str:

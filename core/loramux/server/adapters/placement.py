@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from loramux.errors import ModelNotFoundError
 from loramux.lora.request import LoRARequest
 from loramux.server.access.caller import access_of
+from loramux.server.access.roles import require_admin
 from loramux.server.adapters.described import PinnedAdapter, PlacedAdapter, UnpinnedAdapter
 from loramux.server.adapters.model_choice import find_adapter
 from loramux.server.http.disconnect import while_connected
@@ -21,7 +22,7 @@ from loramux.server.http.documented import MODEL_ERRORS, answers
 from loramux.server.http.errors import ApiError
 from loramux.server.state import Server, ServerState
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(require_admin)])
 
 
 @router.post("/v1/adapters/{name:path}/prefetch", **answers(PlacedAdapter, errors=MODEL_ERRORS))

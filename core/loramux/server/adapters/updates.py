@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +22,7 @@ from loramux.errors import (
 from loramux.lora.resolve.catalog import AdapterModule
 from loramux.lora.resolve.path_checks import PathChecks
 from loramux.server.access.caller import access_of
+from loramux.server.access.roles import require_admin
 from loramux.server.adapters.allowed_paths import PathNotAllowedError
 from loramux.server.http.body import read_json, validate
 from loramux.server.http.disconnect import while_connected
@@ -30,7 +31,7 @@ from loramux.server.http.errors import ApiError, bad_request
 from loramux.server.http.json_types import Integer, within
 from loramux.server.state import Server, ServerState
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(require_admin)])
 
 _paths = PathChecks(threads=2)
 

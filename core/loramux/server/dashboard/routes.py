@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from loramux.server.access.caller import access_of
+from loramux.server.access.roles import require_admin
 from loramux.server.dashboard.activity import Activity
 from loramux.server.dashboard.snapshot import whole_state
 from loramux.server.dashboard.watchers import watch
 from loramux.server.state import Server, ServerState
 
-router = APIRouter(prefix="/dashboard", include_in_schema=False)
+router = APIRouter(
+    prefix="/dashboard", include_in_schema=False, dependencies=[Depends(require_admin)]
+)
 
 
 @router.get("/state")

@@ -50,9 +50,13 @@ def watch(server: ServerState, activity: Activity, caller: Caller) -> EventStrea
 async def events(
     server: ServerState, activity: Activity, caller: Caller
 ) -> AsyncGenerator[bytes, None]:
-    """Loads whenever they change, and figures every second, until the server stops."""
-    version, second = -1, -1
-    while not activity.is_closing:
+    """Loads whenever they change, and figures every second, until the server stops.
+
+    It ends as well when the server reads its keys again: the watcher's may be gone, and whoever
+    still has one comes back.
+    """
+    version, second, keys = -1, -1, server.keyring.version
+    while not activity.is_closing and server.keyring.version == keys:
         if activity.loads.version != version:
             version = activity.loads.version
             yield named_event("loads", loads_state(activity.loads, caller))

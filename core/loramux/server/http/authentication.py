@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from loramux.server.access.caller import SCOPE_KEY, Caller
 from loramux.server.access.keyring import Keyring, fingerprint
 from loramux.server.access.quotas import Quotas
+from loramux.server.access.roles import no_admin
 from loramux.server.access.rules import OPEN_PATHS, needs_admin
 from loramux.server.http.errors import ApiError
 
@@ -60,7 +61,9 @@ class AuthenticationMiddleware:
             raise _no_key()
         self._quotas.count_request(caller)
         if needs_admin(scope.get("method", "GET"), scope["path"]) and not caller.is_admin:
-            raise _no_admin()
+            raise no_admin()
+        if not scope["path"].isprintable():
+            raise _no_route()  # a router may read it as another one: "/metrics\n" as "/metrics"
         return caller
 
 
@@ -73,9 +76,7 @@ def _no_key() -> ApiError:
     )
 
 
-def _no_admin() -> ApiError:
+def _no_route() -> ApiError:
     return ApiError(
-        403,
-        "PermissionDeniedError",
-        "This needs a key of the role admin; ask the operator.",
+        404, "NotFoundError", "There is no path with characters that cannot be printed."
     )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from loramux.server.access.caller import access_of
+from loramux.server.access.roles import require_admin
 from loramux.server.http.documented import answers
 from loramux.server.metrics.collector import ServerCollector
 from loramux.server.state import Server
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(require_admin)])
 
 
 @router.get("/metrics", **answers(text=("text/plain", "application/openmetrics-text")))
