@@ -126,7 +126,7 @@ class EngineArgs:
     )
     enable_prefix_caching: bool = option(True, "keep the KV of finished prompts for reuse")
     max_num_seqs: int = option(256, "sequences that may run at once")
-    max_num_batched_tokens: int = option(2048, "tokens one step may compute")
+    max_num_batched_tokens: int = option(4096, "tokens one step may compute")
     prefill_chunk_size: int = option(
         256,
         "tokens of a step that computes prompts beside running streams while few wait; a multiple "
