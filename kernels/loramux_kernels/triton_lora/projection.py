@@ -17,9 +17,6 @@ class PackedProjection:
         first_site: column of the first slice in the adapter table; the others follow it.
         in_features: width of the input that all slices share.
         widths: output features of each slice, in order.
-
-    Attributes:
-        slice_widths: the same for kernels, int32.
     """
 
     def __init__(
@@ -30,7 +27,6 @@ class PackedProjection:
         self.widths = tuple(widths)
         self.starts = tuple(sum(self.widths[:index]) for index in range(len(self.widths)))
         self.unit = max(u for u in (1, 2, 4, 8, 16) if not any(width % u for width in self.widths))
-        self.slice_widths = torch.tensor(self.widths, dtype=torch.int32, device=device)
         self._device = device
         self._blocks: dict[int, Tensor] = {}
 

@@ -18,13 +18,12 @@ from loramux_kernels.overlap import overlapping
 from loramux_kernels.triton_lora.arena import GRANULE
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.tiles import ShrinkTiles
-from loramux_kernels.triton_lora.update import ask_for_b
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 SHARED_BYTES = 220 << 10
 """Of a Hopper multiprocessor's 228 KB, of which each program needs some for itself."""
 UNSPECIALIZED = (
-    "counts", "tiles", "tile_rows", "widths", "num_tiles", "first_site", "num_sites", "num_slices",
+    "counts", "tiles", "tile_rows", "num_tiles", "first_site", "num_sites", "num_slices",
     "num_splits",
 )  # fmt: skip
 
@@ -49,14 +48,13 @@ def shrink(
     units = len(work.tiles) * triton.cdiv(num_slices, slices) * num_splits * parts
     _shrink[(min(shape.programs_per_sm * num_multiprocessors(x.device), units),)](
         work.partials, x, work.table.arena, work.site_records, work.counts, work.tiles,
-        work.tile_rows, projection.slice_widths,
+        work.tile_rows,
         x.stride(0), projection.in_features, split_features, num_splits, len(work.row_tiles),
         len(x) * num_slices * work.rank_stride, work.rank_stride,
         projection.first_site, work.table.num_sites, num_slices,
         GRANULE=GRANULE, PADDED=work.shape.fused.rows, PARTS=parts, ROWS=tiles.rows,
         RANK=work.rank, SLICES=slices, FEATURES=shape.features, STAGES=stages,
         DIRECT=work.shape.fused.rows == tiles.rows and parts == 1,
-        ASKS=shape.asks_for_b and slices == 1,
         num_warps=shape.warps, maxnreg=shape.max_registers, **overlap,
     )  # fmt: skip
 
@@ -71,13 +69,13 @@ def _stages(shape: ShrinkTiles, rows: int, columns: int, element_size: int) -> i
 @kernel(unspecialized=UNSPECIALIZED)
 def _shrink(  # noqa: PLR0917
     partials: tl.tensor, x: tl.tensor, arena: tl.tensor, site_records: tl.tensor,
-    counts: tl.tensor, tiles: tl.tensor, tile_rows: tl.tensor, widths: tl.tensor,
+    counts: tl.tensor, tiles: tl.tensor, tile_rows: tl.tensor,
     x_stride: tl.tensor, in_features: tl.tensor, split_features: tl.tensor, num_splits: tl.tensor,
     num_tiles: tl.tensor, split_stride: tl.tensor, rank_stride: tl.tensor,
     first_site: tl.tensor, num_sites: tl.tensor, num_slices: tl.tensor,
     GRANULE: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr,
     RANK: tl.constexpr, SLICES: tl.constexpr, FEATURES: tl.constexpr, STAGES: tl.constexpr,
-    DIRECT: tl.constexpr, ASKS: tl.constexpr, OVERLAP: tl.constexpr,
+    DIRECT: tl.constexpr, OVERLAP: tl.constexpr,
 ) -> None:
     groups = tl.cdiv(num_slices, SLICES)
     units_per_tile = groups * num_splits * PARTS
@@ -85,7 +83,7 @@ def _shrink(  # noqa: PLR0917
     column = tl.arange(0, SLICES * RANK)
     unit = tl.program_id(0)
     # Asked for before the number of tiles is known, which comes no sooner.
-    index, rank_tile, rank, a, b = _described(
+    index, rank_tile, rank, a = _described(
         tiles, tile_rows, site_records, unit // units_per_tile, unit // (groups * num_splits),
         _slices(unit // num_splits % groups, column, SLICES, RANK), num_tiles,
         num_slices, num_sites, first_site, PADDED, PARTS, ROWS, DIRECT,
@@ -100,11 +98,6 @@ def _shrink(  # noqa: PLR0917
         exists = index >= 0
         has_row = tl.max(index, 0) >= 0
         if (tl.max(rank - component, axis=0) > 0) & has_row:
-            if ASKS and OVERLAP:
-                ask_for_b(
-                    arena + b.to(tl.int64) * GRANULE, rank_tile * RANK, rank,
-                    tl.load(widths + slice), split, num_splits, RANK,
-                )
             if OVERLAP:
                 tl.extra.cuda.gdc_wait()
             row = tl.maximum(index, 0).to(tl.int64)
@@ -118,7 +111,7 @@ def _shrink(  # noqa: PLR0917
             at = target[None, :] + row[:, None] * (num_slices * rank_stride)
             tl.store(at, part, mask=exists[:, None] & (component < rank)[None, :])
         following = tl.minimum(unit + programs, stop - 1)
-        index, rank_tile, rank, a, b = _described(
+        index, rank_tile, rank, a = _described(
             tiles, tile_rows, site_records, following // units_per_tile,
             following // (groups * num_splits),
             _slices(following // num_splits % groups, column, SLICES, RANK), num_tiles,
@@ -148,8 +141,8 @@ def _described(  # noqa: PLR0917
     numbered_part: tl.tensor, slice: tl.tensor, num_tiles: tl.tensor,
     num_slices: tl.tensor, num_sites: tl.tensor, first_site: tl.tensor,
     PADDED: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, DIRECT: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Of a tile: rows (-1: none), rank tile, and of its slices the ranks and granules of A and B.
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Of a tile: rows (-1: none), rank tile, and of its slices the ranks and granules of A.
 
     ``DIRECT``: tiles have the rows of row tiles, and those of rank tile 0 their numbers too. Their
     rows and records are asked for without waiting for what the list says.
@@ -162,24 +155,21 @@ def _described(  # noqa: PLR0917
     if DIRECT:
         head = tl.minimum(number, num_tiles - 1)
         index = tl.load(tile_rows + head * PADDED + row)
-        rank, a, b = _records(site_records + (head * num_sites + site) * 4, has_slice)
+        rank, a = _records(site_records + (head * num_sites + site) * 4, has_slice)
         if rank_tile > 0:
             index = tl.load(tile_rows + first * PADDED + row)
-            rank, a, b = _records(site_records + (first * num_sites + site) * 4, has_slice)
+            rank, a = _records(site_records + (first * num_sites + site) * 4, has_slice)
     else:
         index = tl.load(tile_rows + first * PADDED + row, mask=row < count, other=-1)
-        rank, a, b = _records(site_records + (first * num_sites + site) * 4, has_slice)
-    return index, rank_tile, rank, a, b
+        rank, a = _records(site_records + (first * num_sites + site) * 4, has_slice)
+    return index, rank_tile, rank, a
 
 
 @device_function
-def _records(
-    record: tl.tensor, has_slice: tl.tensor
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Ranks, 0 for no slice, and granules of A and B."""
+def _records(record: tl.tensor, has_slice: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Ranks, 0 for no slice, and granules of A."""
     rank = tl.load(record + 2, mask=has_slice, other=0)
-    a = tl.load(record, mask=has_slice, other=0)
-    return rank, a, tl.load(record + 1, mask=has_slice, other=0)
+    return rank, tl.load(record, mask=has_slice, other=0)
 
 
 @device_function

@@ -18,8 +18,6 @@ class ShrinkTiles:
         programs_per_sm: persistent programs for each multiprocessor, which share its memory.
         whole_rows: so many rows keep the GPU reading without splits; None for splits whatever
             the number of rows.
-        asks_for_b: whether the rows of B are asked for (prefetch to L2) besides, so that the
-            kernel that multiplies them finds them near. Only where ``slices`` is 1.
         max_registers: of a thread: what the blocks behind it need to be there when it ends.
     """
 
@@ -31,7 +29,6 @@ class ShrinkTiles:
     stages: int
     programs_per_sm: int
     whole_rows: int | None = None
-    asks_for_b: bool = False
     max_registers: int = 255
 
     def split(self, in_features: int, num_rows: int, num_slices: int = 1) -> tuple[int, int]:
@@ -193,8 +190,8 @@ DECODE = LoRATiles(
     rows=16,
     rank=16,
     shrink=ShrinkTiles(
-        slices=1, features=256, split_features=512, max_splits=16,
-        warps=4, stages=3, programs_per_sm=4, asks_for_b=True, max_registers=96,
+        slices=1, features=128, split_features=512, max_splits=16,
+        warps=4, stages=4, programs_per_sm=4, max_registers=96,
     ),
     expand=ExpandTiles(rows=16, columns=256, rank=16, warps=4, stages=1, programs_per_sm=6),
     fused=FusedTiles(

@@ -119,28 +119,6 @@ def rows_of_b(
 
 
 @device_function
-def ask_for_b(
-    b: tl.tensor, first: tl.tensor, rank: tl.tensor, width: tl.tensor,
-    share: tl.tensor, num_shares: tl.tensor, RANK: tl.constexpr,
-) -> None:
-    """Ask for one share of the columns of ``RANK`` rows of B, so that they come to the L2 cache.
-
-    Matrices are complete before a step begins: this may run while the kernel before still does.
-    """
-    LINE: tl.constexpr = 1024 // b.dtype.element_ty.primitive_bitwidth
-    columns = tl.cdiv(width, num_shares)
-    stop = tl.minimum((share + 1) * columns, width)
-    component = tl.minimum(first + tl.arange(0, RANK), rank - 1)
-    for start in tl.range(share * columns, stop, 8 * LINE, num_stages=1):
-        column = tl.minimum(start + tl.arange(0, 8) * LINE, stop - 1)
-        address = b + component[:, None] * width + column[None, :]
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [address],
-            dtype=tl.int32, is_pure=False, pack=1,
-        )
-
-
-@device_function
 def add_product(total: tl.tensor, vector: tl.tensor, b: tl.tensor) -> tl.tensor:
     """Add ``vector @ b``, with the vector in two parts where B's dtype has too few bits for it."""
     if b.dtype == tl.float32:
