@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from loramux.errors import AdapterNotFoundError
 from loramux.lora.resolver import NamedResolver
+from loramux.server.access.caller import Caller, Role
+from loramux.server.access.name_patterns import NamePatterns
 from loramux.server.adapters.addresses import AddressedAdapters
 from loramux_resolvers.object_store import ObjectStoreLoRAResolver
 from loramux_resolvers.open_store import open_store
@@ -73,3 +77,19 @@ def test_no_other_address(server: RunningServer, store: Path, address: str) -> N
     before = len(server.engine.loads)
     assert load(server, address.format(store)).status_code == 404
     assert len(server.engine.loads) == before
+
+
+def test_a_key_with_patterns_loads_what_it_may_use_there(store: Path) -> None:
+    uri = f"file://{store}"
+    resolver = ObjectStoreLoRAResolver(uri, open_store(uri))
+    addresses = AddressedAdapters(MODEL, [NamedResolver.of("uri", resolver)])
+    may, may_not = (
+        Caller("ops", Role.ADMIN, NamePatterns.of([pattern])) for pattern in ("team/*", "other/*")
+    )
+    try:
+        assert asyncio.run(addresses.find(f"{uri}/team/sql", may)) is not None
+        for name in ("team/sql", "team/absent"):
+            with pytest.raises(AdapterNotFoundError, match=f"no adapter at {uri}/{name}"):
+                asyncio.run(addresses.find(f"{uri}/{name}", may_not))
+    finally:
+        addresses.close()

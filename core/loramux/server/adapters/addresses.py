@@ -12,6 +12,7 @@ from loramux.errors import AdapterNotFoundError, ModelNotFoundError
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import NamedResolver, ResolveContext, ResolverRegistry
+from loramux.server.access.caller import Caller
 
 
 class AddressedAdapters:
@@ -30,21 +31,24 @@ class AddressedAdapters:
             if isinstance(uri, str) and "://" in uri and "{" not in uri:
                 self._chains[f"{uri.rstrip('/')}/"] = ResolverChain([named], ResolverRegistry())
 
-    async def find(self, address: str, caller: str | None) -> LoRARequest | None:
+    async def find(self, address: str, caller: Caller) -> LoRARequest | None:
         """The adapter at an address; None if the address is in none of the stores.
 
         Raises:
-            AdapterNotFoundError: it is in one, and there is no adapter.
+            AdapterNotFoundError: it is in one, and there is no adapter whose name there this caller
+                may use.
             AdapterUnavailableError: the store does not answer.
         """
         for prefix, chain in self._chains.items():
             if address.startswith(prefix):
                 name = address.removeprefix(prefix)
-                context = ResolveContext(caller)
+                if not caller.may_use(name):
+                    raise _nothing_at(address)
+                context = ResolveContext(caller.name)
                 try:
                     found = await chain.resolve(self._base_model_name, name, context=context)
                 except ModelNotFoundError as error:
-                    raise AdapterNotFoundError(f"There is no adapter at {address}.") from error
+                    raise _nothing_at(address) from error
                 return found.lora_request
         return None
 
@@ -52,3 +56,7 @@ class AddressedAdapters:
         """End the resolvers' threads."""
         for chain in self._chains.values():
             chain.close()
+
+
+def _nothing_at(address: str) -> AdapterNotFoundError:
+    return AdapterNotFoundError(f"There is no adapter at {address}.")

@@ -111,7 +111,7 @@ async def delete_adapter(request: Request, server: Server, name: str) -> PlainTe
 async def _load(
     request: Request, server: ServerState, module: AdapterModule, load_inplace: bool
 ) -> None:
-    caller = access_of(request).name
+    caller = access_of(request)
     if server.addresses is not None and (found := await server.addresses.find(module.path, caller)):
         module = AdapterModule(module.name, found.path, found.base_model_name, found.source)
     else:
