@@ -206,22 +206,20 @@ WAYS: list[Way] = [ShrinkAlone(), Separate(), Fused()]
 
 
 def kernel_times(layer: LlamaLayer, mix: Mix, copies: int, repeats: int) -> dict[str, float]:
-    """Microseconds of each block, plain and with its updates but without shrink."""
+    """Microseconds of each block of decodes, plain and with its updates but without shrink."""
+    from loramux_kernels.triton_lora.expand import expand_
     from loramux_kernels.triton_lora.fused.activation import activate_updated
-    from loramux_kernels.triton_lora.fused.normalization import add_rms_norm_updated_
     from loramux_kernels.triton_lora.fused.rotation import rotate_and_store_updated_
 
     work, projections = layer.works[mix.max_rank], layer.lora.projections
     y = [layer.place.random(layer.rows, sum(outs)) for _, outs in LLAMA]
-    calls: dict[str, Callable[[], Tensor]] = {
+    calls: dict[str, Callable[[], object]] = {
         "rotate": lambda: layer.rotation(y[0]),
         "rotate +": lambda: rotate_and_store_updated_(y[0], projections[0], work, layer.rotation),
         "activate": lambda: gated_activation(y[2], "silu"),
         "activate +": lambda: activate_updated(y[2], projections[2], work, "silu"),
         "norm": lambda: add_rms_norm_(y[1], layer.residual, layer.norms[0]),
-        "norm +": lambda: add_rms_norm_updated_(
-            y[1], layer.residual, projections[1], work, layer.norms[0]
-        ),
+        "expand": lambda: expand_(y[1], projections[1], work),
     }
     work.fill(mix.segments(layer.rows), layer.rows)
     work.partials.zero_()

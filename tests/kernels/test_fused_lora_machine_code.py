@@ -27,7 +27,6 @@ TYPES = (
 HEADS = {"NUM_HEADS": 32, "NUM_KV_HEADS": 8, "DIM": 128, "HALF": 64, "GROUP": 16}
 NO_NORMS = {"q_weight": None, "k_weight": None, "Q_PLUS_ONE": False, "K_PLUS_ONE": False}
 ROW = {"WIDTH": 4096, "BLOCK": 4096, "PLUS_ONE": False, "SLICES": 1}
-PAIRED = DECODE.fused.normalization
 TILED, WALKING = PREFILL.fused.normalization, PREFILL.fused.activation
 
 KERNELS: dict[str, tuple[dict[str, Any], int, int]] = {
@@ -47,12 +46,7 @@ KERNELS: dict[str, tuple[dict[str, Any], int, int]] = {
         4,
         DECODE.fused.rotation.max_registers,
     ),
-    "paired_normalization._add_normalize_updated": (
-        ROW | {"RANK": PAIRED.rank},
-        8,
-        PAIRED.max_registers,
-    ),
-    "tiled_normalization._add_normalize_tile": (
+    "normalization._add_normalize_tile": (
         ROW | {"PARTS": 1, "COLUMNS": 256, "WIDE": 1024, "ROWS": TILED.rows, "SPLITS": 1},
         8,
         TILED.max_registers,
@@ -72,7 +66,7 @@ KERNELS: dict[str, tuple[dict[str, Any], int, int]] = {
 }
 """Constants, warps and registers of Llama 3.1 8B's."""
 SPILLS = {
-    "tiled_normalization._add_normalize_tile": 2,
+    "normalization._add_normalize_tile": 2,
     "walking_activation._activate_walking": 24,
 }
 """Where a few are the price of more programs a multiprocessor."""

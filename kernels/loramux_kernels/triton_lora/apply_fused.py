@@ -13,7 +13,6 @@ from loramux_kernels.triton_lora.apply import apply_lora_, check_product
 from loramux_kernels.triton_lora.beside import rank_vectors
 from loramux_kernels.triton_lora.prefill import is_dense
 from loramux_kernels.triton_lora.projection import PackedProjection
-from loramux_kernels.triton_lora.tiles import PairedNormalization
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 
@@ -49,8 +48,7 @@ def add_rms_norm_with_lora_(
 ) -> Tensor:
     """``add_rms_norm_`` of a product and its updates.
 
-    Two launches, or three: which is decided by the work list's tiles and largest rank, never by
-    what it is filled with.
+    Two launches, or three where the tiles have no norm that adds updates.
 
     Shapes:
         y, residual, returns: ``[rows, width]``; x: ``[rows, in_features]``.
@@ -58,7 +56,8 @@ def add_rms_norm_with_lora_(
     Raises:
         ValueError: x or y has another dtype than the arena or another width than the projection.
     """
-    if not (_is_fused(work, len(x)) and _has_norm(work, len(x))):
+    has_norm = work.shape.for_rows(len(x)).fused.normalization is not None
+    if not (has_norm and _is_fused(work, len(x))):
         apply_lora_(y, x, projection, work)
         return add_rms_norm_(y, residual, norm)
     check_product(y, x, projection, work)
@@ -76,14 +75,6 @@ def _is_fused(work: LoRAWork, num_rows: int) -> bool:
     max_rank = work.shape.for_rows(num_rows).fused.max_rank
     has_blocks = max_rank is None or work.max_rank <= max_rank
     return has_blocks and not is_dense(work.single, work.table)
-
-
-def _has_norm(work: LoRAWork, num_rows: int) -> bool:
-    """Whether a norm may add updates of the largest rank that the work list can name."""
-    shape = work.shape.for_rows(num_rows).fused.normalization
-    if isinstance(shape, PairedNormalization):
-        return work.max_rank <= shape.max_rank
-    return shape is not None
 
 
 def rotate_and_store_with_lora_(

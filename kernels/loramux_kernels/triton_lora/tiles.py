@@ -106,24 +106,8 @@ class RotationTiles:
 
 
 @dataclass(frozen=True)
-class PairedNormalization:
-    """A norm of two rows at a time after their update, without tensor cores.
-
-    Attributes:
-        max_rank: largest rank that a step may have; beyond it B is read too often this way.
-        rank: rows of B that a program multiplies at a time, while it waits for twice as many.
-        max_registers: of a thread, with 8 warps or fewer.
-    """
-
-    max_rank: int
-    programs_per_sm: int
-    rank: int = 2
-    max_registers: int = 128
-
-
-@dataclass(frozen=True)
-class TiledNormalization:
-    """A norm of many rows at a time after their update.
+class NormalizationTiles:
+    """Shape of what one program normalizes at a time, after its update.
 
     Attributes:
         rows: divides those of the list's tiles.
@@ -151,7 +135,7 @@ class FusedTiles:
     rank: int
     activation: ActivationTiles | WalkingActivation
     rotation: RotationTiles
-    normalization: PairedNormalization | TiledNormalization | None = None
+    normalization: NormalizationTiles | None = None
     max_rank: int | None = None
 
 
@@ -201,7 +185,6 @@ DECODE = LoRATiles(
             columns=64, steps=4, warps=4, programs_per_sm=5, max_registers=96
         ),
         rotation=RotationTiles(heads=2, programs_per_sm=4, max_registers=128),
-        normalization=PairedNormalization(max_rank=64, programs_per_sm=2),
     ),
     overlap=True,
 )  # fmt: skip
@@ -244,7 +227,7 @@ PREFILL = LoRATiles(
         max_rank=64,
         activation=WalkingActivation(columns=128, warps=4, programs_per_sm=5, max_registers=96),
         rotation=RotationTiles(heads=16, programs_per_sm=4, max_registers=128),
-        normalization=TiledNormalization(rows=16, programs_per_sm=2, max_registers=128),
+        normalization=NormalizationTiles(rows=16, programs_per_sm=2, max_registers=128),
     ),
     dense=True,
     overlap=True,
