@@ -27,8 +27,6 @@ from loramux_kernels.triton_lora import (
 
 MAX_FUSED_RANK = 64
 """Larger adapters are read too often by kernels that compute few rows at a time."""
-MIN_FUSED_PROMPT_ROWS = 1
-"""Smaller steps with prompts would add updates by kernels of their own."""
 
 
 class KernelUpdates(PackedUpdates):
@@ -61,7 +59,7 @@ class KernelUpdates(PackedUpdates):
         self._decode = LoRAWork(table, decode, max_decode_rows, max_rank, slices, branch)
         self._prefill = LoRAWork(table, prefill, max_rows, max_rank, slices, branch)
         self._work = self._decode
-        self._can_fuse = max_rank <= MAX_FUSED_RANK
+        self._fuses = max_rank <= MAX_FUSED_RANK
 
     def fill(self, spans: Sequence[RowSpan], num_rows: int, *, is_decode: bool) -> None:
         """Name the rows of the step that follows.
@@ -82,14 +80,14 @@ class KernelUpdates(PackedUpdates):
         apply_lora_(y, x, self._projections[projection], self._work)
 
     def activate(self, projection: int, y: Tensor, x: Tensor, kind: Activation) -> Tensor:
-        if not self._fuses(y):
+        if not self._fuses:
             return super().activate(projection, y, x, kind)
         return activate_with_lora(y, x, self._projections[projection], self._work, kind)
 
     def add_rms_norm_(
         self, projection: int, y: Tensor, x: Tensor, residual: Tensor, norm: RMSNorm
     ) -> Tensor:
-        if not self._fuses(y):
+        if not self._fuses:
             return super().add_rms_norm_(projection, y, x, residual, norm)
         packed = self._projections[projection]
         return add_rms_norm_with_lora_(y, x, residual, packed, self._work, norm)
@@ -97,16 +95,11 @@ class KernelUpdates(PackedUpdates):
     def rotate_and_store_(
         self, projection: int, y: Tensor, x: Tensor, rotation: Rotation
     ) -> Tensor:
-        if not self._fuses(y):
+        if not self._fuses:
             return super().rotate_and_store_(projection, y, x, rotation)
         return rotate_and_store_with_lora_(
             y, x, self._projections[projection], self._work, rotation
         )
-
-    def _fuses(self, y: Tensor) -> bool:
-        """By what is fixed for a captured step, never by what it is filled with."""
-        is_large = y.shape[0] >= MIN_FUSED_PROMPT_ROWS
-        return self._can_fuse and (self._work is self._decode or is_large)
 
 
 def _packed_projections(
