@@ -146,7 +146,9 @@ def test_unknown_names_and_paths_leave_no_trace(server: RunningServer) -> None:
         body = json.dumps({"model": f"unknown-{number}", "prompt": "ab"})
         assert answer(connection, "POST", "/v1/completions", body) == 404
         if number % 10 == 0:
-            assert answer(connection, f"BREW{number}", f"/nowhere/{number}", "") == 404
+            # A method that httptools does not know ends there already.
+            assert answer(connection, f"BREW{number}", f"/nowhere/{number}", "") in {400, 404}
+            assert answer(connection, "GET", f"/nowhere/{number}", "") == 404
     connection.close()
     after = Scrape.of(server)
     # One sample for the reason or two, the route, and nothing else.

@@ -17,7 +17,7 @@ from loramux.server.http.disconnect import while_connected
 from loramux.server.http.errors import as_api_error, unexpected_error
 from loramux.server.http.events import DONE, EventStreamResponse, event
 from loramux.server.metrics.generation_watch import GenerationWatch
-from loramux.server.metrics.record import RequestRecord, record_of
+from loramux.server.metrics.record import record_of
 from loramux.server.state import ServerState
 
 log = logging.getLogger(__name__)
@@ -77,12 +77,11 @@ async def answer_streaming(
         LoramuxError: the request cannot be served.
         ClientDisconnect: nobody waits for the answer any more.
     """
-    record = record_of(request)
-    watch = server.metrics.begin(record, generation, is_streamed=True)
+    watch = server.metrics.begin(record_of(request), generation, is_streamed=True)
     start = StartedStream.start(generation.outputs(server.engine))
     stream = await while_connected(request, start)
     headers = generation.model.headers_for(stream.first.output.adapter_digest)
-    events = _events(stream, answer, generation.request_id, record, watch)
+    events = _events(stream, answer, generation.request_id, request, watch)
     return EventStreamResponse(events, stream.aclose, headers)
 
 
@@ -90,7 +89,7 @@ async def _events(
     stream: StartedStream,
     answer: StreamedAnswer,
     request_id: str,
-    record: RequestRecord,
+    request: Request,
     watch: GenerationWatch,
 ) -> AsyncGenerator[bytes, None]:
     try:
@@ -104,10 +103,10 @@ async def _events(
         if said := answer.last_events():
             yield said.encode()
     except LoramuxError as error:
-        record.refuse(error)
-        yield event(as_api_error(error).body())
+        record_of(request).refuse(error)
+        yield event(as_api_error(error, request).body())
     except Exception as error:
-        record.refuse(error)
+        record_of(request).refuse(error)
         log.exception("request %s failed while it was streamed", request_id)
         yield event(unexpected_error(request_id).body())
     yield DONE
