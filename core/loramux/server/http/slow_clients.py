@@ -45,7 +45,12 @@ class SlowClientLimits(asyncio.Protocol):
     """uvicorn's request and answer; of the one before while none is under way."""
     _transport: asyncio.Transport
     _head_due: asyncio.TimerHandle | None = None
-    _head_bytes = 0
+    _reads_head = False
+    """A head has begun and has not ended, as httptools tells; h11 does not."""
+    _is_mixed = False
+    """The latest data hold the end of another request as well."""
+    _num_bytes = 0
+    """Of the head that is coming, or of a body that nobody waits for."""
     _read_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -59,12 +64,21 @@ class SlowClientLimits(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._head_due is None and self._awaits_request():
             self._await_head()
+        self._is_mixed = self._may_be_body()
         super().data_received(data)
         if not self._awaits_request():
             self._head_due = _ended(self._head_due)
-            self._head_bytes = 0
-        else:
-            self._count_head(len(data))
+        self._count(len(data))
+
+    def on_message_begin(self) -> None:
+        """Called by httptools."""
+        self._reads_head, self._num_bytes = True, 0
+        super().on_message_begin()  # type: ignore[misc]  # which asyncio's protocol has not
+
+    def on_headers_complete(self) -> None:
+        """Called by httptools."""
+        self._reads_head, self._is_mixed = False, True
+        super().on_headers_complete()  # type: ignore[misc]
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -79,14 +93,29 @@ class SlowClientLimits(asyncio.Protocol):
         self._read_due = _ended(self._read_due)
         super().connection_lost(exc)
 
-    def _count_head(self, num_bytes: int) -> None:
+    def _count(self, num_bytes: int) -> None:
         """h11 bounds headers that are still coming by itself; httptools keeps whatever comes."""
-        self._head_bytes += num_bytes
-        may_be_body = self.cycle is not None and self.cycle.more_body  # of one that was refused
-        most = self.most_head_bytes + REFUSED_BODY_BYTES * may_be_body
-        if self._head_bytes > most and not self._transport.is_closing():
+        most = self.most_head_bytes
+        if self._reads_head:  # perhaps while the request before it is being answered
+            self._num_bytes += 0 if self._is_mixed else num_bytes
+        elif self._awaits_request():
+            self._num_bytes += num_bytes
+            most += REFUSED_BODY_BYTES * self._may_be_body()
+        else:
+            self._num_bytes = 0
+        if self._num_bytes > most and not self._transport.is_closing():
+            self._end_too_long()
+
+    def _end_too_long(self) -> None:
+        if self._awaits_request():
             self._transport.write(TOO_LONG)
             self._transport.close()
+        else:  # the answer that is under way has no end
+            self._transport.abort()
+
+    def _may_be_body(self) -> bool:
+        """Whether what comes next may be of a body, of one that was refused, too."""
+        return self.cycle is not None and self.cycle.more_body and not self._reads_head
 
     def _await_head(self) -> None:
         self._head_due = self.loop.call_later(self.seconds, self._look_once_more)

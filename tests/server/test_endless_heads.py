@@ -1,0 +1,65 @@
+"""Heads of requests that never end, wherever on a connection they begin."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server.running_server import RunningServer, wait_until
+from tests.server.test_connections import BODY, HEAD, answer, connect, server_with
+
+LONG_BODY = b"x" * 100_000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder: Path = tmp_path_factory.mktemp("adapters")
+    with server_with(folder, slow_client_seconds=5, max_header_bytes=4096) as server:
+        yield server
+
+
+def refused_head(length: int) -> bytes:
+    """Of a request that is answered before its body comes."""
+    head = HEAD.replace(b"/v1/completions", b"/nowhere")
+    return head.replace(b"length: %d" % len(BODY), b"length: %d" % length)
+
+
+def send_without_end(connection: socket.socket) -> None:
+    connection.sendall(b"GET /")
+    time.sleep(0.05)
+    for _ in range(64):  # 16 MiB, far more than the kernel's buffers take
+        connection.sendall(b"x" * 2**18)
+
+
+def test_behind_a_body_that_came_after_its_answer(server: RunningServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(refused_head(len(BODY)))
+        assert connection.recv(4096).startswith(b"HTTP/1.1 404")
+        connection.sendall(BODY)
+        with pytest.raises(ConnectionError):
+            send_without_end(connection)
+
+
+def test_behind_a_request_that_is_being_answered(server: RunningServer) -> None:
+    server.engine.token_seconds = 5.0
+    with connect(server) as connection:
+        connection.sendall(HEAD + BODY)
+        wait_until(lambda: server.engine.running)
+        server.engine.token_seconds = 0.0
+        with pytest.raises(ConnectionError):
+            send_without_end(connection)
+    wait_until(lambda: not server.engine.running, 2)
+
+
+def test_a_long_body_that_nobody_waits_for_is_no_head(server: RunningServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(refused_head(len(LONG_BODY)))
+        assert connection.recv(4096).startswith(b"HTTP/1.1 404")
+        connection.sendall(LONG_BODY + b"GET /hea")
+        time.sleep(0.05)
+        connection.sendall(b"lth HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert answer(connection).startswith(b"HTTP/1.1 200")
