@@ -76,6 +76,7 @@ def test_what_is_not_in_the_cache_is_a_matter_of_trying_again(hub, commit, fault
     assert seconds_since(start) < 2 * TIMEOUT + 0.5
     assert "\n" not in str(unavailable.value)
     assert str(unavailable.value).endswith(("try again later.", "or the proxy."))
+    assert REPO not in unavailable.value.without_place("mine"), "not everybody may know it"
 
 
 @pytest.mark.parametrize("fault", FAULTY_LISTINGS.values(), ids=FAULTY_LISTINGS.keys())

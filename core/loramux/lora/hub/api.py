@@ -151,5 +151,6 @@ def _adapters(sizes: Mapping[str, int]) -> dict[str, int]:
 def _nonsense(repo_id: str, what: str) -> AdapterUnavailableError:
     return AdapterUnavailableError(
         f"What answers at HF_ENDPOINT is no Hugging Face Hub: asked for {what} of {repo_id}, it "
-        "sends something else; correct HF_ENDPOINT or the proxy."
+        "sends something else; correct HF_ENDPOINT or the proxy.",
+        "what answers for the Hugging Face Hub is something else; try again later.",
     )

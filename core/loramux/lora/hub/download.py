@@ -126,7 +126,8 @@ def _verify(path: Path, repo_id: str) -> None:
         path.unlink(missing_ok=True)
         raise AdapterUnavailableError(
             f"{path.name} of {repo_id} was damaged on its way from the Hugging Face Hub (its "
-            "SHA-256 is another); try again."
+            "SHA-256 is another); try again.",
+            "it was damaged on its way from the Hugging Face Hub; try again.",
         )
 
 

@@ -34,6 +34,13 @@ from loramux.lora.fetch.shared_work import Abandoned
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_REASONS: dict[type[AdapterError], str] = {
+    AdapterNotFoundError: "there is none at its address on the Hugging Face Hub.",
+    AdapterRefusedError: "the Hugging Face Hub does not give it to this server.",
+    AdapterUnavailableError: "the Hugging Face Hub does not answer; try again later.",
+}
+"""For whoever may not know the repository."""
+
 _TOKEN = "give this server a token that may read it (HF_TOKEN, or `hf auth login`)"
 
 
@@ -55,7 +62,9 @@ def hub_errors(repo_id: str, what: str) -> Iterator[None]:
     except (AdapterError, Abandoned):
         raise
     except Exception as error:
-        raise _translated(error, repo_id, what) from error
+        translated = _translated(error, repo_id, what)
+        translated.reason = translated.reason or _REASONS[type(translated)]
+        raise translated from error
 
 
 def _translated(error: Exception, repo_id: str, what: str) -> AdapterError:
@@ -72,7 +81,7 @@ def _translated(error: Exception, repo_id: str, what: str) -> AdapterError:
             return AdapterUnavailableError(
                 f"{what} of {repo_id} could not be stored in {constants.HF_HUB_CACHE} "
                 f"({cause.strerror}); make room there, or point HF_HUB_CACHE elsewhere.",
-                f"{what} of {repo_id} could not be stored ({cause.strerror}); try again later.",
+                f"it could not be stored ({cause.strerror}); try again later.",
             )
     return AdapterUnavailableError(
         f"{_hub()} does not answer when asked for {what} of {repo_id} "

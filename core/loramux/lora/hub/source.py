@@ -139,7 +139,8 @@ class HubSource(AdapterSource):
         found = self.cached_directory()
         if found is None:
             raise AdapterUnavailableError(
-                f"{self.path} left the Hugging Face cache as it was fetched; try again."
+                f"{self.path} left the Hugging Face cache as it was fetched; try again.",
+                "it left the Hugging Face cache as it was fetched; try again.",
             )
         if self.branch is not None:
             from loramux.lora.hub.cache import remember_commit
@@ -158,10 +159,11 @@ class HubSource(AdapterSource):
     def _check_size(self, num_bytes: int) -> None:
         max_bytes = max_adapter_bytes()
         if num_bytes > max_bytes:
-            raise AdapterRefusedError(
-                f"{self.path} has {num_bytes:,} bytes, more than the {max_bytes:,} that "
+            problem = (
+                f"has {num_bytes:,} bytes, more than the {max_bytes:,} that "
                 "LORAMUX_MAX_ADAPTER_BYTES allows; raise it if the adapter is meant to be so large."
             )
+            raise AdapterRefusedError(f"{self.path} {problem}", f"it {problem}")
 
     def _files(self) -> tuple[str, str]:
         prefix = f"{self.subpath}/" if self.subpath else ""

@@ -51,7 +51,8 @@ class Transfer:
         elif time.monotonic() > self._last_sign + patience:
             raise AdapterUnavailableError(
                 f"The download of {self.repo_id} from the Hugging Face Hub brought nothing for "
-                f"{patience:.3g} s; try again later."
+                f"{patience:.3g} s; try again later.",
+                f"its download brought nothing for {patience:.3g} s; try again later.",
             )
 
     def expect(self, total: int) -> None:
