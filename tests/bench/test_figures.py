@@ -8,6 +8,8 @@ from loramux.bench.base_streams import BaseStreams
 from loramux.bench.memory import draw_power_law
 from loramux.bench.spread import Spread
 from loramux.bench.streaming_client import Answer
+from loramux.bench.throughput import _Seconds
+from loramux.bench.workload import Workload
 
 
 def test_a_spread_is_by_nearest_rank() -> None:
@@ -46,3 +48,10 @@ def test_a_power_law_prefers_the_first() -> None:
     assert set(draws) <= set(range(100))
     assert draws.count(0) / draws.count(9) == pytest.approx(10, rel=0.25)
     assert draws == draw_power_law(100, 20_000)
+
+
+def test_decode_is_unknown_where_one_token_took_longer_than_all() -> None:
+    workload = Workload([[1], [2]], output_len=5)
+    usual, disturbed = _Seconds(1.0, 3.0), _Seconds(3.3, 2.4)
+    assert usual.case("", workload, usual).decode_tokens_per_second == 4
+    assert disturbed.case("", workload, usual).decode_tokens_per_second is None

@@ -49,10 +49,11 @@ def _throughput(section: Section) -> list[Row]:
         for case in section["cases"]
     ]
     bound = section["decode_bound"]
-    speed = f"{bound['tokens_per_second']:,.0f}"
+    speed = _number(bound["tokens_per_second"], ",.0f")
+    share_of_bound = _number(bound["of_bound"], ".2f")
     rows += [
         (f"decode at batch {bound['batch']}, LoRA off", "", "", "", speed),
-        ("of what reading weights and KV allows", "", "", "", f"{bound['of_bound']:.2f}"),
+        ("of what reading weights and KV allows", "", "", "", share_of_bound),
         ("all adapters loaded, s", f"{section['load_seconds']:.2f}", "", "", ""),
     ]
     if section["peft_agreement"] is not None:

@@ -31,7 +31,8 @@ class Case:
     """The best run of a case; ``of_without`` is its tokens per second over those without LoRA.
 
     Prefill is timed by the same requests with one token to generate; what they take longer for
-    the others is decode. Both are None for PEFT.
+    the others is decode. Both are None for PEFT, and decode also where a busy machine let the one
+    token take longer than all of them.
     """
 
     case: str
@@ -45,13 +46,14 @@ class Case:
 class DecodeBound:
     """Decode of a batch without LoRA, beside what reading weights and KV cache alone would allow.
 
-    ``bound_tokens_per_second`` takes the copy of the ceilings for the machine's bandwidth.
+    ``bound_tokens_per_second`` takes the copy of the ceilings for the machine's bandwidth. What was
+    measured is None where :class:`Case` has none.
     """
 
     batch: int
-    tokens_per_second: float
+    tokens_per_second: float | None
     bound_tokens_per_second: float
-    of_bound: float
+    of_bound: float | None
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,13 @@ class _Seconds:
 
     def case(self, name: str, workload: Workload, without: _Seconds) -> Case:
         later = workload.num_output_tokens - len(workload.prompts)
+        decode = self.total - self.prefill
         return Case(
             name,
             workload.num_output_tokens / self.total,
             without.total / self.total,
             self.prefill,
-            later / max(self.total - self.prefill, 1e-9),
+            later / decode if decode > 0 else None,
         )
 
 
@@ -173,14 +176,12 @@ def _decode_bound(
         batch, settings.input_len, settings.output_len, shape.vocab_size, seed=1
     )
     best = _best(llm, workload, [None], settings.repeats)
-    case = best.case("", workload, best)
+    measured = best.case("", workload, best).decode_tokens_per_second
     weights = shape.num_weights_per_step * compute_dtype().itemsize
     context = settings.input_len + settings.output_len / 2
     step_bytes = weights + batch * context * cache_bytes_per_token(shape)
     bound = batch * ceilings.copy_bytes_per_second / step_bytes
-    assert case.decode_tokens_per_second is not None, "loramux's own cases have both parts"
-    measured = case.decode_tokens_per_second
-    return DecodeBound(batch, measured, bound, measured / bound)
+    return DecodeBound(batch, measured, bound, None if measured is None else measured / bound)
 
 
 def _run_peft(
