@@ -113,5 +113,12 @@ def _refused(reason: str) -> InvalidRequestError:
 
 
 def first_line(reason: str) -> str:
-    """What matters of an error of llguidance; an excerpt of the grammar may follow it."""
-    return reason.strip().partition("\n")[0].rstrip(".")[:300]
+    """What matters of an error of llguidance; an excerpt of the grammar may follow it.
+
+    What is wrong with a regular expression comes after the excerpt, behind ``error:``.
+    """
+    first, _, others = reason.strip().partition("\n")
+    for line in others.splitlines() if first.endswith(":") else ():
+        if line.startswith("error: "):
+            first = f"{first[:200]} {line.removeprefix('error: ')}"
+    return first.rstrip(".:")[:300]
