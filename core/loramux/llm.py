@@ -167,7 +167,8 @@ class LLM:
                     finished[output.request_id] = output
                     num_tokens += sum(len(one.token_ids) for one in output.outputs)
                     progress.update()
-                    progress.set_postfix_str(f"{num_tokens} tokens")
+                    if num_tokens:  # embeddings have none
+                        progress.set_postfix_str(f"{num_tokens} tokens")
         return [finished[request_id] for request_id in ids]
 
 
