@@ -13,17 +13,18 @@ SPARE = 256
 the adapters that are read."""
 
 PLENTY = 1 << 20
-"""Where the hard limit is none, or one that no process reaches; Linux's own largest."""
+"""Linux's own largest. Containers may have hard limits a thousand times higher, and a child process
+that closes every descriptor up to its limit would not end."""
 
 
 def raise_limit() -> int:
-    """Raise the soft limit of descriptors to the hard one.
+    """Raise the soft limit of descriptors to the hard one, or to as many as are plenty.
 
     Returns:
         The limit now.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = PLENTY if hard == resource.RLIM_INFINITY else hard
+    wanted = PLENTY if hard == resource.RLIM_INFINITY else min(hard, PLENTY)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
