@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
@@ -66,6 +67,19 @@ def test_an_engine_that_does_not_start_leaves_no_process():
         compiler = kernel_compiler.start_compiler(torch.device("cuda:0"), on_failure)
         assert compiler._process.poll() is None
     assert compiler._process.poll() == -9
+
+
+def test_what_outlives_the_process_is_ended_with_it(monkeypatch, tmp_path):
+    """As when memory runs out and the kernel ends the one process and not its forks."""
+    script = tmp_path / "compiler"
+    script.write_text("#!/bin/sh\nsleep 60 &\nkill -9 $$\n")
+    script.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(script))
+    compiler = kernel_compiler.KernelCompiler()
+    compiler._process.wait()
+    started = time.monotonic()
+    compiler.close()
+    assert time.monotonic() - started < 30
 
 
 def test_a_cpu_has_nothing_to_compile():

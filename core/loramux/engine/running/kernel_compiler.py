@@ -84,8 +84,10 @@ class KernelCompiler:
             raise RuntimeError(f"status {self._process.returncode}, {last_line}")
 
     def close(self) -> None:
-        """End the process and what it has started, should it still run."""
-        if self._process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        """End the process and what it has started, should any of it still run."""
+        errors = self._process.stderr
+        if errors is None or errors.closed:
+            return  # all who could write to it have ended
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # forks may outlive it
         self._process.communicate()
