@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from loramux import LLM, EngineArgs, LoRARequest, PoolingParams, SamplingParams
 from loramux.engine.pooling.plan import PoolingPlan
+from loramux.engine.pooling.sentence_transformers import read_pooler_config
 from loramux.errors import InvalidRequestError
 from loramux.models.loader import load_config
 from loramux.pooling_params import PoolerConfig, PoolingType
@@ -175,3 +176,14 @@ def test_models_that_see_what_follows_are_refused(config: dict[str, Any], tmp_pa
     make(**sizes, **config).save_pretrained(tmp_path)
     with pytest.raises(InvalidRequestError, match="is no causal decoder"):
         LLM(str(tmp_path), runner="pooling", load_format="dummy", skip_tokenizer_init=True)
+
+
+@pytest.mark.parametrize(
+    "modules", ["null", "{}", '{"a": 1}', '[{"type": "a.Pooling", "path": 5}]']
+)
+def test_files_of_another_form_are_told_in_one_sentence(modules: str, tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text(modules)
+    with pytest.raises(InvalidRequestError, match=r"modules\.json .*it holds no list|by nothing"):
+        read_pooler_config(EngineArgs(model=str(tmp_path)))
+    (tmp_path / "modules.json").write_text('["a.Pooling"]')
+    assert read_pooler_config(EngineArgs(model=str(tmp_path))) is None

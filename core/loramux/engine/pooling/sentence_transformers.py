@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers.utils.hub import cached_file
 
 from loramux.engine.args import EngineArgs
 from loramux.errors import InvalidRequestError
 from loramux.pooling_params import PoolerConfig, PoolingType
+
+Form = TypeVar("Form")
 
 POOLING_TYPES = {
     "lasttoken": PoolingType.LAST,
@@ -34,12 +36,12 @@ def read_pooler_config(args: EngineArgs) -> PoolerConfig | None:
     Raises:
         InvalidRequestError: in a way that is not computed here.
     """
-    modules = {_kind(module): module for module in _read(args, "modules.json") or []}
+    modules = {_kind(module): module for module in _read(args, "modules.json", list) or []}
     if "Pooling" not in modules:
         return None
     if args.pooler_config is None or args.pooler_config.pooling_type is None:
         folder = modules["Pooling"].get("path", "")
-        pooling_type = _pooling_type(_read(args, f"{folder}/config.json") or {}, args.model)
+        pooling_type = _pooling_type(_read(args, f"{folder}/config.json", dict) or {}, args.model)
     else:
         pooling_type = args.pooler_config.pooling_type
     if unknown := modules.keys() - KNOWN_MODULES:
@@ -52,8 +54,8 @@ def read_pooler_config(args: EngineArgs) -> PoolerConfig | None:
 
 
 def _pooling_type(config: Mapping[str, Any], model: str) -> PoolingType:
-    newer = config.get("pooling_mode", [])
-    modes = [newer] if isinstance(newer, str) else list(newer)
+    newer = config.get("pooling_mode") or []
+    modes = list(map(str, newer)) if isinstance(newer, list) else [str(newer)]
     prefix = "pooling_mode_"
     modes += [
         key.removeprefix(prefix) for key, on in config.items() if on is True and prefix in key
@@ -68,12 +70,13 @@ def _pooling_type(config: Mapping[str, Any], model: str) -> PoolingType:
     return POOLING_TYPES[modes[0]]
 
 
-def _kind(module: Mapping[str, Any]) -> str:
+def _kind(module: Any) -> str:
     """``Pooling`` of ``sentence_transformers.models.Pooling``, wherever the class lies."""
-    return str(module.get("type", "")).rpartition(".")[2]
+    kind = module.get("type", "") if isinstance(module, dict) else ""
+    return str(kind).rpartition(".")[2]
 
 
-def _read(args: EngineArgs, name: str) -> Any:
+def _read(args: EngineArgs, name: str, form: type[Form]) -> Form | None:
     """A JSON file of the model, None if it has none of this name."""
     path = cached_file(
         args.model,
@@ -87,10 +90,13 @@ def _read(args: EngineArgs, name: str) -> Any:
         return None
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            content = json.load(file)
+        if not isinstance(content, form):
+            raise ValueError(f"it holds no {form.__name__}")
     except (OSError, ValueError) as error:
         raise InvalidRequestError(
             f"The file {name} of the model {args.model!r} cannot be read ({error}); "
             "check that its files are whole.",
             "model",
         ) from error
+    return content
