@@ -128,7 +128,7 @@ class EngineArgs:
     max_num_seqs: int = option(256, "sequences that may run at once")
     max_num_batched_tokens: int = option(4096, "tokens one step may compute")
     prefill_chunk_size: int = option(
-        256,
+        320,
         "tokens of a step that computes prompts beside running streams while few wait; a multiple "
         "of it when many wait, up to max_num_batched_tokens",
     )
