@@ -10,8 +10,9 @@ from pathlib import Path
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
 from loramux.lora.checkpoint.layer_names import as_written, parameters_as_written
-from loramux.lora.checkpoint.pairing import BaseParameter, plan_pairs
+from loramux.lora.checkpoint.pairing import BaseParameter, PairPlan, plan_pairs
 from loramux.lora.checkpoint.peft_config import CONFIG_NAME, PeftLoraConfig, parse_config
+from loramux.lora.checkpoint.safetensors_header import TensorEntry
 from loramux.lora.checkpoint.targets import Target, resolve_targets
 from loramux.lora.checkpoint.tensor_file import (
     PICKLE_NAME,
@@ -39,8 +40,9 @@ def read_adapter(
 ) -> AdapterWeights:
     """Read and check one adapter; blocking, so call it off the event loop.
 
-    Whatever its configuration and the names and shapes of its tensors can tell is checked before
-    the tensors are read, so that an adapter which cannot be served takes no memory for them.
+    Whatever its configuration and the names and shapes of its tensors can tell is checked while
+    the tensors are read, or before that if they are large, so that an adapter which cannot be
+    served takes little memory for them.
 
     Args:
         path: directory with ``adapter_config.json`` and ``adapter_model.safetensors``.
@@ -65,16 +67,27 @@ def read_adapter(
         # What Python works out about names and shapes takes as long as other threads read.
         with open_tensors(directory, max_bytes) as file, file.reading(allocate) as tensors:
             sites = as_written(sites, file.entries)
-            if base_parameter is not None:
-                base_parameter = parameters_as_written(base_parameter, sites)
-            targets = resolve_targets(config, sites)
-            _check_rank(targets, max_rank)
-            shapes = {key: entry.shape for key, entry in file.entries.items()}
-            plan = plan_pairs(shapes, targets, sites, base_parameter)
+            plan = _plan(config, file.entries, sites, max_rank, base_parameter)
             content = tensors()
         pairs = plan.fill(content.tensors, non_finite=content.non_finite)
         named = {sites[layer].name: pair for layer, pair in pairs.items()}
         return AdapterWeights(content.digest(config.identity()), named)
+
+
+def _plan(
+    config: PeftLoraConfig,
+    entries: Mapping[str, TensorEntry],
+    sites: Mapping[str, LoRASite],
+    max_rank: int,
+    base_parameter: BaseParameter | None,
+) -> PairPlan:
+    """Which tensors are whose, with ``sites`` under the names that the checkpoint has for them."""
+    if base_parameter is not None:
+        base_parameter = parameters_as_written(base_parameter, sites)
+    targets = resolve_targets(config, sites)
+    _check_rank(targets, max_rank)
+    shapes = {key: entry.shape for key, entry in entries.items()}
+    return plan_pairs(shapes, targets, sites, base_parameter)
 
 
 @contextmanager
