@@ -37,7 +37,7 @@ from tests.lora.peft_adapters import tiny_llama
 SITES = find_sites(tiny_llama())
 IS_CAMPAIGN = __name__ == "__main__"
 
-SECONDS = 5.0 if IS_CAMPAIGN else 1.0
+SECONDS = 30.0 if IS_CAMPAIGN else 10.0
 """Of the processor, for one example; patterns that never end are given less than that. In a
 campaign hypothesis remembers so much that a collection of garbage takes longer."""
 
