@@ -36,6 +36,7 @@ def test_deltas_that_wait_become_one() -> None:
         assert second.finish_reason is None
         assert first.cumulative_logprob == -5.0
         assert [list(step) for step in second.logprobs or []] == [[2], [4]]
+        assert second.logprobs is deltas[0].outputs[0].logprobs  # copied anew, n take n * n
         assert output.finished
         assert output.num_cached_tokens == 5
 

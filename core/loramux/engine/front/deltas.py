@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from loramux.outputs import CompletionOutput, RequestOutput
+
+Entry = TypeVar("Entry")
 
 
 def join_deltas(first: RequestOutput, second: RequestOutput) -> None:
@@ -20,17 +24,25 @@ def join_deltas(first: RequestOutput, second: RequestOutput) -> None:
     first.num_cached_tokens = second.num_cached_tokens
     first.first_scheduled_time = second.first_scheduled_time
     if second.prompt_logprobs is not None:
-        first.prompt_logprobs = [*(first.prompt_logprobs or []), *second.prompt_logprobs]
+        first.prompt_logprobs = _extended(first.prompt_logprobs, second.prompt_logprobs)
 
 
 def _join_completions(first: CompletionOutput, second: CompletionOutput) -> None:
     first.text += second.text
     first.token_ids += second.token_ids
     if second.logprobs is not None:
-        first.logprobs = [*(first.logprobs or []), *second.logprobs]
+        first.logprobs = _extended(first.logprobs, second.logprobs)
     first.cumulative_logprob = second.cumulative_logprob
     first.finish_reason = second.finish_reason
     first.stop_reason = second.stop_reason
+
+
+def _extended(first: list[Entry] | None, second: list[Entry]) -> list[Entry]:
+    """In place: a caller far behind has thousands of deltas joined one by one."""
+    if first is None:
+        return second
+    first += second
+    return first
 
 
 def _index(completion: CompletionOutput) -> int:
