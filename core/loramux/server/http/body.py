@@ -28,8 +28,9 @@ async def read_json(
 ) -> Parsed:
     """What ``parse`` makes of the JSON object a request carries.
 
-    A large body is parsed off the event loop, so that streams go on meanwhile; ``parse`` is the
-    place for whatever takes longer the longer the body is.
+    A large body is read on a thread, and ``parse`` is the place for whatever takes longer the
+    longer the body is: streams go on while it checks the fields. They wait while ``json.loads``
+    runs, which does not let go of Python's lock: tenths of a second for a body of 8 MiB.
 
     Raises:
         ApiError: 400 if it is no JSON object, or does not say that it is JSON.
