@@ -23,11 +23,14 @@ class PoolingOutputs:
         self._plan = plan
         self._requests: dict[str, FrontRequest[PoolingParams]] = {}
         """By the name of their sequence."""
+        self._sequences: dict[str, str] = {}
+        """The name of each request's sequence."""
 
     def add_request(self, request: FrontRequest[PoolingParams]) -> None:
         """Follow a request from now on."""
         (sequence_id,) = request.sequence_ids
         self._requests[sequence_id] = request
+        self._sequences[request.request_id] = sequence_id
 
     def process(self, core_outputs: Sequence[CoreOutput]) -> ProcessedOutputs:
         """Take in what a step brought; outputs of sequences nobody waits for are passed over."""
@@ -37,15 +40,14 @@ class PoolingOutputs:
 
     def abort(self, request_id: str) -> ProcessedOutputs:
         """End a request; a name that is not running brings nothing."""
-        ending = [
-            CoreOutput(sequence_id, [], finish_reason="abort")
-            for sequence_id, request in self._requests.items()
-            if request.request_id == request_id
-        ]
-        return self.process(ending)
+        sequence_id = self._sequences.get(request_id)
+        if sequence_id is None:
+            return ProcessedOutputs([], [])
+        return self.process([CoreOutput(sequence_id, [], finish_reason="abort")])
 
     def _output(self, core: CoreOutput) -> PooledOutput:
         request = self._requests.pop(core.sequence_id)
+        del self._sequences[request.request_id]
         raw, lora = core.embedding, request.lora_request
         return PooledOutput(
             request_id=request.request_id,
