@@ -17,8 +17,10 @@ from loramux.errors import (
     EngineDeadError,
     InvalidRequestError,
 )
-from tests.server.fake_engine import MAX_MODEL_LEN
-from tests.server.running_server import RunningServer
+from loramux.server.access.keyring import Keyring
+from tests.server.conftest import FolderResolver, state_around
+from tests.server.fake_engine import MAX_MODEL_LEN, FakeEngine
+from tests.server.running_server import RunningServer, running
 
 PROMPT = {"prompt": "ab"}
 
@@ -359,6 +361,21 @@ def test_routes(server: RunningServer, method: str, path: str, status: int, says
         response = client.request(method, path)
     kind = "MethodNotAllowedError" if status == 405 else "NotFoundError"
     check_error(response, status, kind, says)
+
+
+@pytest.mark.parametrize("key", [None, "ops"])
+def test_routes_that_an_operator_has_not_opened(resolver: FolderResolver, key: str | None) -> None:
+    state = state_around(FakeEngine(), resolver, keyring=Keyring([key] if key else []))
+    doors = [("POST", "load_lora_adapter"), ("POST", "unload_lora_adapter")]
+    doors += [("DELETE", "adapters/a")]
+    if key is None:  # admins have these in any case
+        doors += [("POST", "adapters/a/prefetch"), ("POST", "adapters/a/pin")]
+    with running(state) as server, server.http(headers={"authorization": f"Bearer {key}"}) as http:
+        for method, path in doors:
+            answer = http.request(method, f"/v1/{path}")
+            says = "set LORAMUX_ALLOW_RUNTIME_LORA_UPDATING=1 and start the server again"
+            check_error(answer, 404, "NotFoundError", says)
+        assert "/docs has" in http.post("/v1/elsewhere").json()["error"]["message"]
 
 
 def test_health_and_version(server: RunningServer) -> None:

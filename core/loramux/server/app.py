@@ -53,10 +53,12 @@ def build_app(server: ServerState) -> Application:
         app.include_router(router)
     for router in GENERATING_ROUTERS:
         app.include_router(router, dependencies=[Depends(require_generation)])
-    if server.allow_runtime_updates or not server.keyring.is_open:
-        app.include_router(placement.router)  # first, or its paths would be names to the others
-    if server.allow_runtime_updates:
-        app.include_router(adapter_updates.router)
+    updates, has_keys = server.allow_runtime_updates, not server.keyring.is_open
+    for router, is_there in [
+        (placement.router, updates or has_keys),  # first, or its paths were names to the others
+        (adapter_updates.router, updates),
+    ]:
+        (app.include_router if is_there else app.leave_out)(router)
     if server.activity is not None:
         app.include_router(dashboard.router)
     app.add_exception_handler(ApiError, answer_api_error)

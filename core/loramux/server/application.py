@@ -41,12 +41,21 @@ class Application(FastAPI):
     def __init__(self, *, has_keys: bool, **settings: Any) -> None:
         self._has_keys = has_keys
         self._api_routes: list[Route] = []
+        self._closed_routes: list[Route] = []
         super().__init__(**settings)
 
     def include_router(self, router: APIRouter, **settings: Any) -> None:
         """As FastAPI's; its routes are kept for ``methods_of``."""
-        self._api_routes += [route for route in router.routes if isinstance(route, Route)]
+        self._api_routes += _routes_of(router)
         super().include_router(router, **settings)
+
+    def leave_out(self, router: APIRouter) -> None:
+        """Its routes are not there; ``is_closed`` knows them, so that an operator can be told."""
+        self._closed_routes += _routes_of(router)
+
+    def is_closed(self, scope: Scope) -> bool:
+        """Whether a request is for a route that was left out."""
+        return any(route.matches(scope)[0] is Match.FULL for route in self._closed_routes)
 
     def methods_of(self, scope: Scope) -> list[str]:
         """Of all routes to a path; a router that says 405 knows those of the first one."""
@@ -72,6 +81,10 @@ class Application(FastAPI):
                 _add_errors(operation, needs_key)
                 if needs_key:
                     operation["security"] = [{"key": []}]
+
+
+def _routes_of(router: APIRouter) -> list[Route]:
+    return [route for route in router.routes if isinstance(route, Route)]
 
 
 def _add_errors(operation: dict[str, Any], needs_key: bool) -> None:

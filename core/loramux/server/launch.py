@@ -23,6 +23,7 @@ from loramux.observability.tracing import tracer_for
 from loramux.plugins import collect_lora_resolvers, load_plugins
 from loramux.server import descriptors, interpreter
 from loramux.server.access.keyring import Keyring
+from loramux.server.access.rules import RUNTIME_UPDATES_VARIABLE
 from loramux.server.adapters.addresses import AddressedAdapters
 from loramux.server.adapters.allowed_paths import AllowedPaths
 from loramux.server.app import build_app
@@ -34,8 +35,6 @@ from loramux.server.serve_options import ServeOptions
 from loramux.server.state import ServerState
 
 log = get_logger(__name__)
-
-RUNTIME_UPDATES_VARIABLE = "LORAMUX_ALLOW_RUNTIME_LORA_UPDATING"
 
 BACKLOG = 8192
 """Connections the kernel holds until they are accepted, if it holds so many (somaxconn)."""

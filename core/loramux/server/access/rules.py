@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+RUNTIME_UPDATES_VARIABLE = "LORAMUX_ALLOW_RUNTIME_LORA_UPDATING"
+"""Set by operators who let clients load and unload adapters."""
+
 OPEN_PATHS = frozenset({"/health", "/version"})
 """For load balancers; everything else needs a key where there are any."""
 

@@ -22,6 +22,7 @@ from loramux.errors import (
     ModelNotFoundError,
 )
 from loramux.server.access.caller import access_of
+from loramux.server.access.rules import RUNTIME_UPDATES_VARIABLE
 from loramux.server.metrics.record import record_of
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ async def answer_routing_error(request: Request, error: Exception) -> JSONRespon
     assert isinstance(error, HTTPException)
     route = f"{request.method} {request.url.path}"
     if error.status_code == 404:
-        answer = ApiError(404, "NotFoundError", f"There is no {route}; /docs has what there is.")
+        answer = ApiError(404, "NotFoundError", f"There is no {route}; {_way_out(request)}.")
     elif error.status_code == 405:
         of_one_route = (error.headers or {}).get("Allow", "another method")
         allowed = ", ".join(request.app.methods_of(request.scope)) or of_one_route
@@ -133,3 +134,10 @@ async def answer_routing_error(request: Request, error: Exception) -> JSONRespon
         answer = ApiError(error.status_code, "HTTPError", str(error.detail))
     answer.headers = error.headers or {}
     return answer.response()
+
+
+def _way_out(request: Request) -> str:
+    """Which routes could be opened is told to admins only."""
+    if access_of(request).is_admin and request.app.is_closed(request.scope):
+        return f"set {RUNTIME_UPDATES_VARIABLE}=1 and start the server again to have it"
+    return "/docs has what there is"
