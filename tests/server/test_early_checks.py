@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from logging import WARNING
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,11 +30,11 @@ def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAMUX_PLUGINS", "")
 
 
-def start(*modules: tuple[str, str], enable_lora: bool = True) -> None:
+def start(*modules: tuple[str, str], enable_lora: bool = True, **options: Any) -> None:
     """Start a server whose base model is called ``base``, with adapters to begin with."""
     adapters = tuple(AdapterModule(name, path) for name, path in modules)
     args = EngineArgs(model="m", served_model_name=["base"], enable_lora=enable_lora)
-    serve(args, ServeOptions(port=0, adapters=adapters))
+    serve(args, ServeOptions(port=0, adapters=adapters, **options))
 
 
 def test_where_nothing_is_wrong_the_model_is_loaded(tmp_path: Path) -> None:
@@ -105,3 +106,29 @@ def test_resolvers_that_are_asked_need_no_warning(caplog: pytest.LogCaptureFixtu
     with pytest.raises(ModelLoaded):
         start()
     assert warnings_of(caplog) == []
+
+
+def test_adapters_that_cannot_come_from_anywhere_are_warned_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelLoaded):
+        start()
+    (line,) = warnings_of(caplog)
+    assert "`loramux plugins`" in line
+    assert "LORAMUX_PLUGINS=" in line
+    caplog.clear()
+    with pytest.raises(ModelLoaded):
+        start(("a", str(tmp_path)))
+    monkeypatch.setenv("LORAMUX_ALLOW_RUNTIME_LORA_UPDATING", "1")
+    with pytest.raises(ModelLoaded):
+        start(allowed_roots=(str(tmp_path),))
+    assert warnings_of(caplog) == []
+
+
+def test_a_door_open_to_other_machines_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    for options in ({"host": "0.0.0.0"}, {"host": "0.0.0.0", "api_keys": ("k",)}):
+        with pytest.raises(ModelLoaded):
+            start(enable_lora=False, **options)
+    (line,) = warnings_of(caplog)
+    assert line.startswith("anybody who reaches 0.0.0.0 may use this server")
+    assert "--api-key" in line

@@ -13,7 +13,9 @@ from loramux.lora.fetch.locate import locate
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.catalog import AdapterModule, recheck_seconds_from_environment
 from loramux.lora.resolve.deadline import resolve_timeout
-from loramux.lora.resolver import NamedResolver
+from loramux.lora.resolver import LoRAResolverRegistry, NamedResolver
+from loramux.server.access.rules import RUNTIME_UPDATES_VARIABLE
+from loramux.server.serve_options import ServeOptions
 
 log = logging.getLogger(__name__)
 
@@ -70,4 +72,25 @@ def warn_of_unused_resolvers(resolvers: Iterable[NamedResolver], enable_lora: bo
             "no adapter is served, although there are resolvers (%s), because --enable-lora is "
             "not given; add it to serve adapters",
             names,
+        )
+
+
+def warn_of_no_adapters(resolvers: Sequence[NamedResolver]) -> None:
+    """Say so where adapters could come from resolvers alone, and there are none."""
+    if not resolvers and not LoRAResolverRegistry.get_supported_resolvers():
+        log.warning(
+            "--enable-lora is given, but no adapter can be found, because no resolver is active; "
+            "see `loramux plugins` for what is installed and LORAMUX_PLUGINS=NAME to choose, or "
+            "give --lora-modules or %s=1",
+            RUNTIME_UPDATES_VARIABLE,
+        )
+
+
+def warn_of_open_door(options: ServeOptions) -> None:
+    """Say so where other machines may reach the server, and anybody is let in."""
+    if not options.is_local and not (options.api_keys or options.api_keys_file):
+        log.warning(
+            "anybody who reaches %s may use this server, because it has no keys; give --api-key or "
+            "--api-keys-file, or listen on --host 127.0.0.1",
+            options.host,
         )

@@ -29,7 +29,13 @@ from loramux.server.adapters.allowed_paths import AllowedPaths
 from loramux.server.app import build_app
 from loramux.server.dashboard.activity import Activity
 from loramux.server.dashboard.watching import watched
-from loramux.server.early_checks import check_adapters, check_numbers, warn_of_unused_resolvers
+from loramux.server.early_checks import (
+    check_adapters,
+    check_numbers,
+    warn_of_no_adapters,
+    warn_of_open_door,
+    warn_of_unused_resolvers,
+)
 from loramux.server.engine_protocol import Engine
 from loramux.server.serve_options import ServeOptions
 from loramux.server.state import ServerState
@@ -55,6 +61,9 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
     locks = _locks(options, args, plugin_resolvers)
     allow_updates = env.read_bool(RUNTIME_UPDATES_VARIABLE)
     warn_of_unused_resolvers(plugin_resolvers, args.enable_lora)
+    if args.enable_lora and not (allow_updates or options.adapters):
+        warn_of_no_adapters(plugin_resolvers)
+    warn_of_open_door(options)
     check_numbers(args.enable_lora)
     check_adapters(options.adapters, args.served_names)
     # What is wrong so far is told at once; from here on it takes seconds.
