@@ -14,6 +14,7 @@ import pytest
 from loramux.cli import main
 from loramux.observability.log_lines import REQUEST_ID, JsonLines, TextLines
 from loramux.server.access.keyring import Keyring
+from loramux.server.dashboard.activity import Activity
 from tests.server.conftest import FolderResolver, state_around
 from tests.server.fake_engine import FakeEngine
 from tests.server.running_server import RunningServer, running, wait_until
@@ -93,6 +94,20 @@ def test_refusals_and_quiet_routes(server: RunningServer, lines: pytest.LogCaptu
     access_line(lines, "of/v1/models")
     assert "of/health" not in lines.text
     assert "of/metrics" not in lines.text
+
+
+def test_a_refusal_names_the_route_it_kept_closed(
+    resolver: FolderResolver, lines: pytest.LogCaptureFixture
+) -> None:
+    paths = {"/v1/models/a/b": "/v1/models/{name:path}", "/metrics": "/metrics", "/": "/"}
+    paths |= {"/openapi.json": "/openapi.json", "/nowhere": "none", "/v1/completions": None}
+    state = state_around(FakeEngine(), resolver, keyring=Keyring(["k"]), activity=Activity())
+    with running(state) as server, server.http() as client:
+        for number, (path, template) in enumerate(paths.items()):
+            client.get(path, headers={"x-request-id": f"of-{number}"})
+            assert access_line(lines, f"of-{number}")["route"] == (template or path)
+    routes = {route for _, route, _ in state.metrics.answers}
+    assert routes == {template or path for path, template in paths.items()}
 
 
 def test_no_line_where_none_is_wanted_and_never_a_key(

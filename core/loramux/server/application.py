@@ -49,6 +49,12 @@ class Application(FastAPI):
         self._api_routes += _routes_of(router)
         super().include_router(router, **settings)
 
+    def template_of(self, scope: Scope) -> str | None:
+        """The path of the route a request is for, as it was declared; None where there is none."""
+        own = [route for route in self.routes if isinstance(route, Route)]  # such as /docs
+        routes = (route for route in [*self._api_routes, *own] if _leads(route, scope))
+        return next((route.path for route in routes), None)
+
     def leave_out(self, router: APIRouter) -> None:
         """Its routes are not there; ``is_closed`` knows them, so that an operator can be told."""
         self._closed_routes += _routes_of(router)
@@ -59,7 +65,7 @@ class Application(FastAPI):
 
     def methods_of(self, scope: Scope) -> list[str]:
         """Of all routes to a path; a router that says 405 knows those of the first one."""
-        routes = [route for route in self._api_routes if route.matches(scope)[0] is not Match.NONE]
+        routes = [route for route in self._api_routes if _leads(route, scope)]
         same = [route for route in routes if route.path == routes[0].path]
         return sorted({method for route in same for method in route.methods or ()})
 
@@ -81,6 +87,11 @@ class Application(FastAPI):
                 _add_errors(operation, needs_key)
                 if needs_key:
                     operation["security"] = [{"key": []}]
+
+
+def _leads(route: Route, scope: Scope) -> bool:
+    """Whether a path is a route's, by this method or by another."""
+    return route.matches(scope)[0] is not Match.NONE
 
 
 def _routes_of(router: APIRouter) -> list[Route]:

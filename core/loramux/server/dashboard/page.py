@@ -32,8 +32,9 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class PageFile:
-    """One file, as it is sent."""
+    """One file, as it is sent, and the path it is at, which counts as its route."""
 
+    path: str
     content: bytes
     media_type: str
 
@@ -59,7 +60,9 @@ class PageMiddleware:
         file = self._files.get(scope["path"]) if scope["type"] == "http" else None
         if file is None:
             await self._app(scope, receive, send)
-        elif scope["method"] in ("GET", "HEAD"):
+            return
+        scope["route"] = file
+        if scope["method"] in ("GET", "HEAD"):
             known_etag = Headers(scope=scope).get("if-none-match")
             await file.response(known_etag)(scope, receive, send)
         else:
@@ -71,4 +74,4 @@ def _page_files() -> Iterator[tuple[str, PageFile]]:
     for file in files(__package__).joinpath("static").iterdir():
         media_type = MEDIA_TYPES[file.name.rpartition(".")[2]]
         path = "/" if file.name == "index.html" else f"/dashboard/{file.name}"
-        yield path, PageFile(file.read_bytes(), media_type)
+        yield path, PageFile(path, file.read_bytes(), media_type)

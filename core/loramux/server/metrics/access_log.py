@@ -11,12 +11,13 @@ from loramux.server.metrics.record import CLIENT_GONE, RequestRecord
 log = logging.getLogger("loramux.access")
 
 QUIET_ROUTES = frozenset({"/health", "/metrics"})
-"""Asked every few seconds by machines; shown at level debug."""
+"""Asked every few seconds by machines; shown at level debug, unless refused."""
 
 
 def log_access(record: RequestRecord, route: str, caller: str | None) -> None:
     """Write the line; it holds nothing that a client made up, but for names that are served."""
-    level = logging.DEBUG if route in QUIET_ROUTES else logging.INFO
+    is_quiet = route in QUIET_ROUTES and record.refusal is None
+    level = logging.DEBUG if is_quiet else logging.INFO
     if log.isEnabledFor(level):
         fields = _fields(record, route, caller)
         log.log(level, "%s", _sentence(record, fields), extra={FIELDS: fields})

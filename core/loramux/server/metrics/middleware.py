@@ -43,7 +43,7 @@ class ObservationMiddleware:
             self._end(record, scope)
 
     def _end(self, record: RequestRecord, scope: Scope) -> None:
-        route = getattr(scope.get("route"), "path", NO_ROUTE)
+        route = _route_of(scope)
         self._server.metrics.end(record, route)
         if self._server.access_log:
             log_access(record, route, scope.get("loramux.caller"))
@@ -55,3 +55,9 @@ class ObservationMiddleware:
         stages = self._server.engine.adapter_stages(digest) if digest else {}
         request_id = scope.get("loramux.request_id", "")
         return finished_request(record, route, request_id, Headers(scope=scope), stages)
+
+
+def _route_of(scope: Scope) -> str:
+    """Also of what was refused, or answered, before a route was chosen: the one it was for."""
+    chosen: str | None = getattr(scope.get("route"), "path", None)
+    return chosen or scope["app"].template_of(scope) or NO_ROUTE
