@@ -49,6 +49,13 @@ def boolean(name: str, value: Any) -> None:
         raise _wrong_type(name, "true or false", value)
 
 
+def mapping(name: str, value: Any) -> Mapping[str, Any]:
+    """``value`` if it is a mapping whose keys are names."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise _wrong_type(name, "a mapping from names to values", value)
+    return value
+
+
 def stop_strings(value: Any) -> list[str]:
     """Stop strings as a list: none, one, or several of them, none empty, none too long."""
     if value is None:

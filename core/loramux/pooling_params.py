@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -64,25 +63,6 @@ class PoolerConfig:
                 "pooler_config",
             )
         return cls(**{known[name]: value for name, value in fields.items() if value is not None})
-
-    @classmethod
-    def from_json(cls, text: str) -> PoolerConfig:
-        """From what stands behind ``--pooler-config``.
-
-        Raises:
-            InvalidRequestError: it is no JSON object, or a field is wrong.
-        """
-        try:
-            fields = json.loads(text)
-        except ValueError:
-            fields = None
-        if not isinstance(fields, dict):
-            raise InvalidRequestError(
-                f"pooler_config must be a JSON object such as "
-                f'{{"pooling_type": "MEAN", "normalize": true}}, got {text!r}.',
-                "pooler_config",
-            )
-        return cls.of(fields)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ def test_module_and_version() -> None:
         (["generate", "m"], 'give a MODEL and then a prompt: loramux generate MODEL "prompt"'),
         (["generate", "m", "p", "--model", "n"], "give exactly one MODEL"),
         (["serve", "m", "--dtype", "int8"], "invalid choice: 'int8'"),
+        (["serve", "m", "--hf-overrides", "[]"], 'such as {"is_matryoshka": true}, got'),
     ],
 )
 def test_command_lines_that_make_no_sense(

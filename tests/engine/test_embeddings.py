@@ -158,6 +158,24 @@ def test_the_makers_files_say_how_unless_told(world: EmbeddingWorld) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hf_overrides": "x"}, "hf_overrides must be a mapping"),
+        ({"hf_overrides": {1: 2}}, "hf_overrides must be a mapping"),
+        ({"hf_overrides": {"num_labels": "x"}}, "cannot make num_labels .* 'x' "),
+        ({"hf_overrides": {"to_dict": 1}}, "'to_dict', which is a method"),
+        ({"pooler_config": "x"}, "pooler_config must be a mapping"),
+        ({"pooler_config": {"pooling": "MEAN"}}, "unknown field 'pooling'"),
+    ],
+)
+def test_objects_of_another_form_are_told_in_one_sentence(
+    world: EmbeddingWorld, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        plan_of(world, **arguments)
+
+
+@pytest.mark.parametrize(
     "config",
     [
         {"_class": "BertConfig"},

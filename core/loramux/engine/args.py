@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -12,20 +12,29 @@ from loramux import field_checks as check
 from loramux.errors import InvalidRequestError
 from loramux.pooling_params import PoolerConfig
 
+OVERRIDES = '{"is_matryoshka": true}'
+POOLER = '{"pooling_type": "MEAN", "normalize": true}'
+"""Examples of what fields that are JSON objects on the command line may be."""
 
-def json_object(text: str) -> dict[str, Any]:
-    """What stands behind a flag that takes a JSON object.
 
-    Raises:
-        InvalidRequestError: it is none.
+def json_object(name: str, example: str) -> Callable[[str], dict[str, Any]]:
+    """Reads what stands behind a flag that takes a JSON object.
+
+    What it returns raises an InvalidRequestError with the field's name and an example of one.
     """
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise InvalidRequestError(f"{text!r} is no JSON object; write one such as {{}}.")
-    return value
+
+    def read(text: str) -> dict[str, Any]:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise InvalidRequestError(
+                f"{name} must be a JSON object such as {example}, got {text!r}.", name
+            )
+        return value
+
+    return read
 
 
 def option(default: Any, help: str, **extra: Any) -> Any:
@@ -59,9 +68,8 @@ class EngineArgs:
     )
     hf_overrides: Mapping[str, Any] | None = option(
         None,
-        "fields of the model's configuration that are to be others, such as "
-        '{"is_matryoshka": true}',
-        parse=json_object,
+        f"fields of the model's configuration that are to be others, such as {OVERRIDES}",
+        parse=json_object("hf_overrides", OVERRIDES),
     )
     dtype: str = option(
         "auto",
@@ -93,9 +101,9 @@ class EngineArgs:
     )
     pooler_config: PoolerConfig | None = option(
         None,
-        'how embeddings are made, such as {"pooling_type": "MEAN", "normalize": true}, with LAST, '
-        "MEAN or CLS; otherwise as the model's files say, or else LAST and normalized",
-        parse=PoolerConfig.from_json,
+        f"how embeddings are made, such as {POOLER}, with LAST, MEAN or CLS; otherwise as the "
+        "model's files say, or else LAST and normalized",
+        parse=json_object("pooler_config", POOLER),
     )
 
     model_impl: str = option(
@@ -158,8 +166,10 @@ class EngineArgs:
     def __post_init__(self) -> None:
         if isinstance(self.served_model_name, str):
             self.served_model_name = [self.served_model_name]
-        if isinstance(self.pooler_config, Mapping):
-            self.pooler_config = PoolerConfig.of(self.pooler_config)
+        if self.hf_overrides is not None:
+            check.mapping("hf_overrides", self.hf_overrides)
+        if self.pooler_config is not None and not isinstance(self.pooler_config, PoolerConfig):
+            self.pooler_config = PoolerConfig.of(check.mapping("pooler_config", self.pooler_config))
         self._check_ranges()
         self._check_lora()
         self._choose_runner()

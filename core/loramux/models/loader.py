@@ -21,6 +21,7 @@ from transformers import (
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from loramux import field_checks as check
 from loramux.engine.args import EngineArgs
 from loramux.errors import InvalidRequestError
 from loramux.logger import get_logger
@@ -110,10 +111,27 @@ def load_config(args: EngineArgs) -> Config:
 def _override(config: Config, fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
         part = getattr(config, name, None)
-        if isinstance(part, Config) and isinstance(value, Mapping):
-            _override(part, value)
+        if isinstance(part, Config):
+            _override(part, check.mapping("hf_overrides", value))
+        elif callable(part):
+            raise InvalidRequestError(
+                f"hf_overrides names {name!r}, which is a method of the model's configuration; "
+                "give the name of a field.",
+                "hf_overrides",
+            )
         else:
-            setattr(config, name, value)
+            _set(config, name, value)
+
+
+def _set(config: Config, name: str, value: Any) -> None:
+    try:
+        setattr(config, name, value)
+    except Exception as error:  # every configuration has checks of its own, which raise anything
+        raise InvalidRequestError(
+            f"hf_overrides cannot make {name} of the model's configuration {value!r} "
+            f"({_reason(error)}); give a value that it takes.",
+            "hf_overrides",
+        ) from error
 
 
 def load_tokenizer(args: EngineArgs) -> Tokenizer | None:
