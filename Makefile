@@ -1,7 +1,9 @@
-# Two commands for newcomers: `make demo` and `make test`. Everything is installed into .venv.
+# Two commands for newcomers: `make demo` and `make test`. Everything is installed into .venv;
+# only `make clients` has an environment of its own.
 
 PYTHON ?= python3
 VENV := .venv
+CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := core kernels plugins resolvers examples tests
@@ -9,7 +11,7 @@ SOURCES := core kernels plugins resolvers examples tests
 MODEL := examples/demo/loramux-demo
 ADAPTERS := examples/demo/adapters
 
-.PHONY: help demo serve test coverage check lint types layers format bench clean
+.PHONY: help demo serve test clients coverage check lint types layers format bench clean
 
 help: ## show what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,6 +37,17 @@ serve: $(VENV)/installed ## the same server, left running
 test: check $(VENV)/installed-test ## all checks and all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
+# LiteLLM pins the openai client lower than the rest does. Asked for together with it, the packages
+# that use that client are resolved to versions that go with the pin.
+$(CLIENTS)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[clients,test]'
+	touch $@
+
+clients: $(CLIENTS)/installed ## LangChain's and LiteLLM's clients against the server, in .venv-clients
+	OMP_NUM_THREADS=1 $(CLIENTS)/bin/pytest tests/server/test_clients.py
+
 coverage: $(VENV)/installed-test ## all tests, and which lines none of them runs
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
@@ -58,4 +71,4 @@ bench: $(VENV)/installed-test ## what adapters cost, on a small random model
 	$(BIN)/loramux bench
 
 clean: ## remove everything that was installed or built
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) $(CLIENTS) dist build

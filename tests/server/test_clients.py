@@ -1,7 +1,7 @@
 """LangChain's and LiteLLM's adapters for OpenAI against a running server with a random model.
 
 LangChain is among the packages for tests. LiteLLM holds the openai client below version 3, so it is
-in the extra ``clients``, for an environment of its own.
+in the extra ``clients``, for an environment of its own: ``make clients``.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def test_langchain_refusals(langchain: Any, langchain_settings: dict[str, Any]) 
 
 @pytest.fixture(scope="module")
 def litellm() -> Any:
-    return pytest.importorskip("litellm", reason="LiteLLM is in the extra clients")
+    return pytest.importorskip("litellm", reason="make clients has LiteLLM")
 
 
 @pytest.fixture
