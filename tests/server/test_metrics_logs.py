@@ -91,6 +91,8 @@ def test_refusals_and_quiet_routes(server: RunningServer, lines: pytest.LogCaptu
     line = access_line(lines, "abc-3")
     assert (line["status"], line["refusal"]) == (404, "unknown_model")
     assert "model" not in line
+    assert line["asked_for"] == r"'no\nsuch'"
+    assert ", asked for 'no\\nsuch', refused: unknown_model" in str(line["message"])
     access_line(lines, "of/v1/models")
     assert "of/health" not in lines.text
     assert "of/metrics" not in lines.text

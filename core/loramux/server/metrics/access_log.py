@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from loramux.lora.checkpoint.untrusted import shown
 from loramux.observability.log_lines import FIELDS
 from loramux.server.metrics.record import CLIENT_GONE, RequestRecord
 
@@ -15,7 +16,7 @@ QUIET_ROUTES = frozenset({"/health", "/metrics"})
 
 
 def log_access(record: RequestRecord, route: str, caller: str | None) -> None:
-    """Write the line; it holds nothing that a client made up, but for names that are served."""
+    """Write the line; of what clients make up, it holds names of models, and those cut short."""
     is_quiet = route in QUIET_ROUTES and record.refusal is None
     level = logging.DEBUG if is_quiet else logging.INFO
     if log.isEnabledFor(level):
@@ -42,6 +43,8 @@ def _fields(record: RequestRecord, route: str, caller: str | None) -> dict[str, 
         }
         if generation.first_token:
             fields["first_token_seconds"] = round(generation.first_token - record.began, 4)
+    elif record.adapter is not None:
+        fields["asked_for"] = shown(record.adapter)  # apart, as ``model`` is one that is served
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -55,6 +58,8 @@ def _sentence(record: RequestRecord, fields: dict[str, Any]) -> str:
             f"model {fields['model']!r}{adapter}, {fields['prompt_tokens']} tokens in, "
             f"{fields['completion_tokens']} out"
         )
+    elif record.adapter is not None:
+        words.append(f"asked for {fields['asked_for']}")
     if record.refusal is not None:
         words.append(f"refused: {record.refusal}")
     return ", ".join(words)
