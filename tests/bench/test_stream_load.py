@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from loramux.bench import BenchmarkError
+from loramux.bench import BenchmarkError, stream_load
+from loramux.bench.http_streams import _report
+from loramux.bench.settings import Settings
 from loramux.bench.stream_load import Load, run_streams
 from loramux.bench.streaming_client import StreamingClient, completion_body
+from loramux.bench.workload import Workload
 from tests.bench.fake_server import HEAD, PAUSE, answering, chunk, event
 
 USAGE = b'data: {"choices":[],"usage":{"completion_tokens":3}}\n\n'
@@ -51,6 +54,18 @@ def test_streams_run_together() -> None:
 def test_what_fails_is_no_measurement(pieces: list[bytes], says: str) -> None:
     with pytest.raises(BenchmarkError, match=says):
         load(pieces)
+
+
+def test_a_stream_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_load, "ANSWER_SECONDS", PAUSE / 2)
+    with pytest.raises(BenchmarkError, match="not ended a stream in"):
+        load([HEAD, chunk(event(" 1"))], 2)
+
+
+def test_streams_without_text() -> None:
+    settings, workload = Settings(shape="tiny"), Workload([[1]], 4)
+    with pytest.raises(BenchmarkError, match="carried tokens and no text"):
+        _report(settings, workload, [1.0], [Load(4, 0, 1.0, 0.5)])
 
 
 def test_a_server_that_is_not_there() -> None:

@@ -148,6 +148,11 @@ def _report(
     offline = [workload.num_output_tokens / seconds for seconds in offline_seconds]
     http = [load.tokens / load.seconds for load in loads]
     best = min(loads, key=lambda load: load.seconds)
+    if best.events == 0:
+        raise BenchmarkError(
+            "The server's streams carried tokens and no text; see that its model has a tokenizer "
+            "that makes text of them."
+        )
     return HttpReport(
         streams=settings.concurrent,
         offline_tokens_per_second=max(offline),

@@ -22,6 +22,9 @@ from loramux.bench import BenchmarkError
 from loramux.bench.streaming_client import EventPieces, StreamingClient
 from loramux.server.interpreter import loop_factory
 
+ANSWER_SECONDS = 1800.0
+"""Far longer than any answer takes; a server that hangs does not hang the benchmark for ever."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -48,7 +51,7 @@ def run_streams(client: StreamingClient, bodies: Sequence[bytes]) -> Load:
     """Send all requests at once, each on a connection of its own, and read the answers.
 
     Raises:
-        BenchmarkError: a request fails, or its stream does not end with its token counts.
+        BenchmarkError: a request fails, or its stream does not end, or without its token counts.
     """
     requests = [client.request(body) for body in bodies]
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -88,7 +91,7 @@ async def _exchange(
     client: StreamingClient, request: bytes, context: ssl.SSLContext | None
 ) -> bytes:
     try:
-        _, exchange = await asyncio.get_running_loop().create_connection(
+        transport, exchange = await asyncio.get_running_loop().create_connection(
             lambda: _Exchange(request), client.host, client.port, ssl=context
         )
     except OSError as error:
@@ -96,7 +99,15 @@ async def _exchange(
             f"The server cannot be reached ({error}); see that it runs and takes so many "
             "connections."
         ) from error
-    return await exchange.answer
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await exchange.answer
+    except TimeoutError as error:
+        transport.abort()
+        raise BenchmarkError(
+            f"The server has not ended a stream in {ANSWER_SECONDS:g} s; see that it still "
+            "computes, or ask it for fewer tokens."
+        ) from error
 
 
 def _tokens_and_events(answer: bytes) -> tuple[int, int]:
