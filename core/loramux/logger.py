@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from loramux.observability.log_lines import formatter_for
+from loramux.observability.log_lines import JsonLines, formatter_for
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -30,3 +30,12 @@ def configure_logging(level: str = "INFO", log_format: str = "text") -> None:
         logging.captureWarnings(True)
         # Progress bars are no JSON; huggingface_hub and transformers look when they are imported.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def line_for_stdout(sentence: str, name: str) -> str:
+    """A sentence as it is, or as the log line of a logger where the log is written as JSON."""
+    formatters = [handler.formatter for handler in logging.getLogger().handlers]
+    lines = next((each for each in formatters if isinstance(each, JsonLines)), None)
+    if lines is None:
+        return sentence
+    return lines.format(logging.LogRecord(name, logging.INFO, "", 0, sentence, None, None))

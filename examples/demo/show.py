@@ -73,6 +73,7 @@ def serving() -> Iterator[str]:
         env={
             **os.environ,
             "PLUGINS": "lora_filesystem_resolver",
+            "LORAMUX_LOG_FORMAT": "text",
             "LORAMUX_LORA_RESOLVER_CACHE_DIR": str(DEMO / "adapters"),
         },
         stdout=subprocess.PIPE,

@@ -147,10 +147,12 @@ def test_a_format_that_does_not_exist(
 def test_a_process_writes_json_and_nothing_else(tmp_path: Path) -> None:
     """Also warnings of Python and of libraries."""
     program = (
-        "import logging, warnings; from loramux.logger import configure_logging;"
+        "import logging, warnings; from loramux.logger import configure_logging, line_for_stdout;"
+        "print(line_for_stdout('ready: x', 'loramux.x'));"
         "configure_logging(log_format='json'); warnings.warn('old');"
         "logging.getLogger('loramux.x').info('new %d', 1);"
-        "logging.getLogger('uvicorn.error').error('broken\\nline')"
+        "logging.getLogger('uvicorn.error').error('broken\\nline');"
+        "print(line_for_stdout('ready: x', 'loramux.x'))"
     )
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True,
@@ -160,3 +162,6 @@ def test_a_process_writes_json_and_nothing_else(tmp_path: Path) -> None:
     assert [line["logger"] for line in parsed] == ["py.warnings", "loramux.x", "uvicorn.error"]
     assert parsed[1]["message"] == "new 1"
     assert parsed[2]["message"] == "broken\nline"
+    before, after = result.stdout.splitlines()
+    assert before == "ready: x"
+    assert (json.loads(after)["message"], json.loads(after)["level"]) == ("ready: x", "INFO")

@@ -14,7 +14,7 @@ import uvicorn
 from loramux import env
 from loramux.engine.args import EngineArgs
 from loramux.errors import LoramuxError
-from loramux.logger import get_logger
+from loramux.logger import get_logger, line_for_stdout
 from loramux.lora.resolve.catalog import AdapterCatalog
 from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolve.search import ResolverChain as AskedResolvers
@@ -222,7 +222,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if not self.should_exit:
-            print(self._ready, flush=True)
+            print(line_for_stdout(self._ready, __name__), flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._activity is not None:
