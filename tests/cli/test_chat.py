@@ -75,12 +75,21 @@ def test_what_goes_wrong_is_told_and_the_conversation_goes_on(
     say(monkeypatch, "hi")
     assert main(["chat", "nobody", "--url", server.url]) == 0
     assert "`nobody` does not exist" in capsys.readouterr().err
+    say(monkeypatch, "/help me")
+    assert main(["chat", "--url", server.url]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("loramux chat: there is no command '/help'; /new begins")
 
 
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
-        (["--url", "http://127.0.0.1:9"], 1, "http://127.0.0.1:9/v1 cannot be reached"),
+        (
+            ["--url", "http://127.0.0.1:9"],
+            1,
+            "127.0.0.1:9/v1 cannot be reached (Connection refused)",
+        ),
         (["--url", "nowhere"], 2, "--url must be like"),
         (["m", "--temperature", "9"], 2, "temperature must be between"),
     ],

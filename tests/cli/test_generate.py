@@ -33,7 +33,7 @@ def test_an_adapter(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--lora", "/no/such/adapter"], "/no/such/adapter"),
+        (["--lora", "/no/such/adapter"], "check the path of adapter '/no/such/adapter'"),
         (["--max-tokens", "0"], "max_tokens must be at least 1"),
         (["--top-p", "3"], "top_p must be above 0"),
     ],

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from loramux.cli import COMMANDS
 from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
 from loramux.errors import InvalidRequestError, LoramuxError
+from loramux.lora.checkpoint.untrusted import shown
 
 if TYPE_CHECKING:
     from loramux.cli.chat_partners import Message, Partner
 
-WELCOME = "Say something. /new begins anew, /exit or Ctrl-D ends, Ctrl-C stops an answer."
+COMMAND_HINT = "/new begins anew, /exit or Ctrl-D ends, Ctrl-C stops an answer"
+WELCOME = f"Say something. {COMMAND_HINT}."
 API_KEY_VARIABLE = "LORAMUX_API_KEY"
 
 
@@ -67,6 +69,10 @@ def converse(partner: Partner, system: str | None) -> None:
             return
         if line == "/new":
             messages = list(beginning)
+            continue
+        if line.startswith("/"):
+            word = shown(line.split()[0])
+            print(f"loramux chat: there is no command {word}; {COMMAND_HINT}.", file=sys.stderr)
             continue
         messages.append({"role": "user", "content": line})
         answer = _answer(partner, messages)

@@ -54,7 +54,7 @@ class LocalPartner:
         SamplingParams(**settings)  # what is wrong with them is told before a model is loaded
         self._engine = LLMEngine.from_engine_args(args)
         self._params = SamplingParams(**{**self._engine.default_sampling_params(), **settings})
-        self._adapter = LoRARequest("adapter", 1, adapter) if adapter else None
+        self._adapter = LoRARequest(adapter, 1, adapter) if adapter else None
         self._ids = count()
 
     def answer(self, messages: list[Message]) -> Generator[str, None, None]:
@@ -131,8 +131,17 @@ class RemotePartner:
         except urllib.error.HTTPError as error:
             raise LoramuxError(_reason(error)) from error
         except (OSError, HTTPException) as error:
-            raise LoramuxError(f"{self._base} cannot be reached: {error}.") from error
+            raise LoramuxError(
+                f"{self._base} cannot be reached ({_cause(error)}); start a server there, or give "
+                "another --url."
+            ) from error
         return cast(HTTPResponse, response)
+
+
+def _cause(error: Exception) -> str:
+    """In words, without what urllib and the system put around them."""
+    cause = getattr(error, "reason", error)
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
 def _text_of(chunk: Any) -> str:

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     except InvalidRequestError as error:
         print(f"loramux generate: {error}", file=sys.stderr)
         return 2
-    adapter = LoRARequest("adapter", 1, arguments.lora) if arguments.lora else None
+    adapter = LoRARequest(arguments.lora, 1, arguments.lora) if arguments.lora else None
     _sampling_params(arguments, {})  # what is wrong with them is told before a model is loaded
     from loramux.engine.async_llm_engine import AsyncLLMEngine
 
