@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import shutil
 from collections.abc import Iterator
 
@@ -11,6 +12,8 @@ import openai
 import pytest
 
 from loramux import AsyncLLMEngine, EngineArgs
+from loramux.engine.front.text_limit import TextLimit
+from loramux.server.embeddings.token_ids import _encode
 from tests.engine.embedding_world import MAX_MODEL_LEN, EmbeddingWorld
 from tests.server.conftest import FolderResolver, state_around
 from tests.server.running_server import RunningServer, running
@@ -92,6 +95,26 @@ def test_long_inputs_are_cut_where_that_is_asked_for(
     tokens = pooling_server.tokenizer(INPUTS[1])["input_ids"]
     reference = world.embedding(None, tokens[:7], "LAST")
     np.testing.assert_allclose(embed(INPUTS[1], 7), reference, atol=2e-6)
+    beyond_the_limit = (
+        INPUTS[1] + "a" * TextLimit.of(pooling_server.tokenizer, MAX_MODEL_LEN).max_chars
+    )
+    np.testing.assert_allclose(embed(beyond_the_limit, 7), reference, atol=2e-6)
+    with pytest.raises(openai.BadRequestError, match="far more than they hold") as refused:
+        client.create(model="base", input=beyond_the_limit)
+    assert refused.value.param == "input"
+
+
+def test_a_text_keeps_its_end_where_its_tokenizer_cuts_the_beginning(
+    pooling_server: RunningServer,
+) -> None:
+    tokenizer = copy.deepcopy(pooling_server.tokenizer)
+    tokenizer.truncation_side = "left"
+    limit = TextLimit(20, MAX_MODEL_LEN)
+
+    def cut(text: str) -> list[int]:
+        return _encode(tokenizer, text=text, with_special=True, most=7, limit=limit)
+
+    assert cut("x" * 100 + "the very end") == cut("the very end")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +136,9 @@ def test_what_is_refused(pooling_server: RunningServer, fields: dict, message: s
     with pooling_server.http() as http:
         answer = http.post("/v1/embeddings", json={"model": "base", "input": "x", **fields})
     assert answer.status_code == 400
-    assert message in answer.json()["error"]["message"]
+    error = answer.json()["error"]
+    assert message in error["message"]
+    assert error["param"] in fields
 
 
 def test_answers_are_as_documented(pooling_server: RunningServer) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -35,8 +37,9 @@ router = APIRouter()
 async def create_embedding(request: Request, server: Server) -> Response:
     """Embeddings of one input or several, by the base model or by an adapter."""
     parsed = await read_json(request, parse_embedding)
-    generation = await while_connected(request, _prepare(request, server, parsed))
-    outputs = await collect(request, server, generation)
+    with _prompt_is_input():
+        generation = await while_connected(request, _prepare(request, server, parsed))
+        outputs = await collect(request, server, generation)
     head = {
         "id": generation.request_id,
         "created": int(time.time()),
@@ -46,6 +49,17 @@ async def create_embedding(request: Request, server: Server) -> Response:
     body = await asyncio.to_thread(answer_json, head, outputs, parsed.body.encoding_format)
     headers = generation.model.headers_for(outputs[0].adapter_digest)
     return Response(body, media_type="application/json", headers=headers)
+
+
+@contextmanager
+def _prompt_is_input() -> Iterator[None]:
+    """What tokenizer and engine refuse about a prompt names the field that it came in."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        if error.param == "prompt":
+            error.param = "input"
+        raise
 
 
 async def _prepare(request: Request, server: ServerState, parsed: ParsedEmbedding) -> Generation:

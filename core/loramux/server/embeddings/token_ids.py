@@ -42,6 +42,10 @@ async def token_ids_of(
 def _encode(
     tokenizer: Any, *, text: str, with_special: bool, most: int | None, limit: TextLimit | None
 ) -> list[int]:
+    from_left = tokenizer.truncation_side == "left"
+    if most is not None and limit is not None:
+        # What is cut here would be cut below, after a tokenizer had spent time and memory on it.
+        text = text[-limit.max_chars :] if from_left else text[: limit.max_chars]
     token_ids = encode(tokenizer, text, with_special, limit)
     if most is None or len(token_ids) <= most:
         return token_ids
@@ -49,7 +53,7 @@ def _encode(
     plain = encode(tokenizer, text, False, limit)
     before, after = _around(token_ids, plain)
     room = max(most - len(before) - len(after), 0)
-    cut = plain[len(plain) - room :] if tokenizer.truncation_side == "left" else plain[:room]
+    cut = plain[len(plain) - room :] if from_left else plain[:room]
     return [*before, *cut, *after][:most]
 
 
