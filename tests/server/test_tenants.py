@@ -368,7 +368,7 @@ def test_operators_bring_adapters_near_and_keep_them_there(server: RunningServer
         assert door("POST", f"absent/{verb}").status_code == 404
         assert door("POST", f"base/{verb}").status_code == 404
         assert door("POST", f"team-b/x/{verb}", "sk-ops-a").status_code == 404
-    assert door("DELETE", "team-a/x").status_code == 200
+    assert door("DELETE", "team-a/x").json() == {"name": "team-a/x", "removed": True}
     assert server.engine.unloaded[-1] == "team-a/x"
     assert door("DELETE", "team-a/x").status_code == 404
 

@@ -97,3 +97,10 @@ class UnpinnedAdapter(BaseModel):
 
     name: str
     pinned: Literal[False]
+
+
+class RemovedAdapter(BaseModel):
+    """An adapter that is not served any more."""
+
+    name: str
+    removed: Literal[True]

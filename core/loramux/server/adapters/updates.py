@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 
 from loramux.errors import (
@@ -24,6 +24,7 @@ from loramux.lora.resolve.path_checks import PathChecks
 from loramux.server.access.caller import access_of
 from loramux.server.access.roles import require_admin
 from loramux.server.adapters.allowed_paths import PathNotAllowedError
+from loramux.server.adapters.described import RemovedAdapter
 from loramux.server.http.body import read_json, validate
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.documented import MODEL_ERRORS, answers, documented
@@ -99,13 +100,16 @@ async def unload_lora_adapter(request: Request, server: Server) -> PlainTextResp
     body = await read_json(request, partial(validate, UnloadAdapterRequest))
     if not body.lora_name:
         raise _invalid("'lora_name' needs to be provided to unload a LoRA adapter.")
-    return await _unload(request, server, body.lora_name)
+    name = body.lora_name
+    await _unload(request, server, name)
+    return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
 
-@router.delete("/v1/adapters/{name:path}", **answers(text=("text/plain",), errors=(404,)))
-async def delete_adapter(request: Request, server: Server, name: str) -> PlainTextResponse:
-    """The same, for whoever prefers it."""
-    return await _unload(request, server, name)
+@router.delete("/v1/adapters/{name:path}", **answers(RemovedAdapter, errors=(404,)))
+async def delete_adapter(request: Request, server: Server, name: str) -> JSONResponse:
+    """The same, answered as the other routes below ``/v1/adapters`` are."""
+    await _unload(request, server, name)
+    return JSONResponse({"name": name, "removed": True})
 
 
 async def _load(
@@ -120,7 +124,7 @@ async def _load(
     await server.catalog.register(module, load_inplace=load_inplace)
 
 
-async def _unload(request: Request, server: ServerState, name: str) -> PlainTextResponse:
+async def _unload(request: Request, server: ServerState, name: str) -> None:
     try:
         if not access_of(request).may_use(name):
             raise server.catalog.not_loaded(name)
@@ -128,7 +132,6 @@ async def _unload(request: Request, server: ServerState, name: str) -> PlainText
     except ModelNotFoundError as error:
         raise ApiError(404, "NotFoundError", str(error), "lora_name") from error
     await server.engine.unload_lora(name)
-    return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
 
 def _invalid(message: str, param: str | None = None) -> ApiError:
