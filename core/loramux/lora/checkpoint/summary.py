@@ -21,7 +21,7 @@ class CheckpointSummary:
 
     Args:
         digest: the adapter's identity, as an engine computes it.
-        num_bytes: size of the tensor file.
+        num_bytes: size of its tensors, as a server counts it; the file's header is left out.
         num_tensors: tensors in it.
         layers: the layers of the base model that its tensors update, in the file's order.
         ranks: the ranks that occur, ascending.
@@ -54,7 +54,7 @@ def summarise_checkpoint(
         return CheckpointSummary(
             config=config,
             digest=file.digest(config.identity()),
-            num_bytes=file.num_bytes,
+            num_bytes=sum(tensor.nbytes for tensor in file.tensors.values()),
             num_tensors=len(file.tensors),
             layers=tuple(dict.fromkeys(name.site for name in names.values())),
             ranks=tuple(sorted(set(_ranks(file, names)))),
