@@ -23,7 +23,7 @@ Measure what adapters cost, on a random model: nothing is downloaded.
   memory      device memory of an adapter, start of a server, more adapters than fit
   model       write the random model to a directory, to serve it with something else
 
-Without a name, the first five run one after the other. http, cold and storm talk to an
+Without a name, or with all, the first five run one after the other. http, cold and storm talk to an
 OpenAI-compatible server: one they start themselves, or the one at --base-url.
 """
 
@@ -44,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bench",
         help=COMMANDS["bench"],
-        usage="loramux bench [throughput | http | cold | storm | memory | model] [options]",
+        usage="loramux bench [all | throughput | http | cold | storm | memory | model] [options]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
