@@ -95,7 +95,13 @@ def test_dimensions_and_length(world: EmbeddingWorld) -> None:
         llm.generate(prompt, SamplingParams())
     with pytest.raises(InvalidRequestError, match="takes at most 64; shorten"):
         llm.embed([3] * (MAX_MODEL_LEN + 1))
-    assert not llm.llm_engine.has_unfinished_requests()
+    engine = llm.llm_engine
+    for _ in range(2):  # an id is free again once its request has ended
+        engine.add_request("gone", {"prompt_token_ids": prompt}, PoolingParams())
+        (output,) = engine.abort_request("gone")
+        assert (output.request_id, output.outputs[0].finish_reason) == ("gone", "abort")
+    assert engine.abort_request("gone") == []
+    assert not engine.has_unfinished_requests()
 
 
 def test_a_whole_model_may_do_both(world: EmbeddingWorld) -> None:
