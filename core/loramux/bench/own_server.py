@@ -75,6 +75,7 @@ def _environment(adapters: Path) -> dict[str, str]:
         **kept,
         "LORAMUX_PLUGINS": "lora_filesystem_resolver",
         "LORAMUX_LORA_RESOLVER_CACHE_DIR": str(adapters),
+        "LORAMUX_LOG_FORMAT": "text",  # the line that says it is ready is looked for below
     }
 
 
