@@ -130,7 +130,7 @@ def test_a_json_object_and_a_stream(client: openai.OpenAI) -> None:
 
 def test_refusals_name_the_reason(client: openai.OpenAI) -> None:
     for stream in (False, True):
-        with pytest.raises(openai.BadRequestError, match="refused: .* unclosed group"):
+        with pytest.raises(openai.BadRequestError, match=r"refused: .* unclosed group"):
             client.chat.completions.create(
                 model="base", messages=ASK, stream=stream, extra_body={"guided_regex": "("}
             )
