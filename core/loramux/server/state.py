@@ -106,7 +106,7 @@ Server = Annotated[ServerState, Depends(_state_of)]
 """A route's parameter of this type is given the state."""
 
 
-def require_generation(server: Server) -> None:
+async def require_generation(server: Server) -> None:
     """Of routes that need an engine that writes text.
 
     Raises:
