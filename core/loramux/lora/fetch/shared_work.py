@@ -42,8 +42,7 @@ class SharedWork(Generic[Key, Result]):
     def join(self, key: Key, work: Callable[[Callable[[], bool]], Result]) -> Future[Result]:
         """Start ``work(abandoned)`` unless it is under way, and wait for it through a future.
 
-        Raises:
-            RuntimeError: the executor has been shut down.
+        The future raises what the work raises, or Abandoned if the executor has been shut down.
         """
         waiter: Future[Result] = Future()
         with self._lock:
@@ -69,10 +68,9 @@ class SharedWork(Generic[Key, Result]):
             # In the caller's context, so that what is logged there tells for which request it was.
             run = copy_context().run
             flight.work = self._executor.submit(run, work, lambda: flight.abandoned)
-        except RuntimeError:
-            with self._lock:
-                self._forget(key, flight)  # or the next to ask would wait for it for ever
-            raise
+        except RuntimeError:  # it has been shut down
+            self._end(key, flight, lambda waiter: waiter.set_exception(Abandoned()))
+            return
         flight.work.add_done_callback(lambda done: self._land(key, flight, done))
 
     def _leave(self, key: Key, flight: _Flight[Result], waiter: Future[Result]) -> None:
@@ -85,12 +83,18 @@ class SharedWork(Generic[Key, Result]):
             flight.work.cancel()
 
     def _land(self, key: Key, flight: _Flight[Result], done: Future[Result]) -> None:
+        self._end(key, flight, lambda waiter: _hand_over(done, waiter))
+
+    def _end(
+        self, key: Key, flight: _Flight[Result], tell: Callable[[Future[Result]], None]
+    ) -> None:
+        """Forget the work, and tell all who wait for it how it ended."""
         with self._lock:
             self._forget(key, flight)
             waiters = list(flight.waiters)
         for waiter in waiters:
             if waiter.set_running_or_notify_cancel():
-                _hand_over(done, waiter)
+                tell(waiter)
 
     def _forget(self, key: Key, flight: _Flight[Result]) -> None:
         if self._flights.get(key) is flight:
