@@ -37,7 +37,7 @@ class FakeEngine:
     """Answers with the prompt itself, again and again; with an adapter, in the other case.
 
     ``failures`` maps a prompt or an adapter's path to the error it ends in; ``fails_after`` is
-    the number of tokens before that. ``gate`` holds every token, or every load, back while set.
+    the number of tokens before that. ``is_held`` holds every token and every load back while set.
     """
 
     def __init__(self) -> None:
@@ -60,6 +60,7 @@ class FakeEngine:
         self.fails_after = 0
         self.token_seconds = 0.0
         self.load_seconds = 0.0
+        self.is_held = False
         self.is_dead = False
         self.defaults: dict[str, Any] = {}
 
@@ -85,7 +86,7 @@ class FakeEngine:
     async def load_lora(self, lora_request: LoRARequest) -> FakeAdapterInfo:
         self.loads.append(lora_request)
         try:
-            await asyncio.sleep(self.load_seconds)
+            await self._pause(self.load_seconds)
         except asyncio.CancelledError:
             self.loads_cancelled += 1
             raise
@@ -147,13 +148,18 @@ class FakeEngine:
         for position in range(len(answer_ids)):
             if error is not None and position == self.fails_after:
                 raise error
-            await asyncio.sleep(self.token_seconds)
+            await self._pause(self.token_seconds)
             is_last = position == len(answer_ids) - 1
             if is_delta:
                 for output in state.deltas(answer_ids[position : position + 1], position, is_last):
                     yield output
         if not is_delta:
             yield state.output(answer_ids, range(params.n), True, True)
+
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        while self.is_held:
+            await asyncio.sleep(0.01)
 
     def _check(self, prompt_ids: list[int]) -> None:
         if not prompt_ids or not all(0 <= each < len(self.tokenizer) for each in prompt_ids):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.running_server import RunningServer, wait_until
-from tests.server.test_connections import BODY, HEAD, answer, connect, server_with
+from tests.server.test_connections import BODY, HEAD, LONG, answer, connect, server_with
 
 LONG_BODY = b"x" * 100_000
 
@@ -18,7 +18,7 @@ LONG_BODY = b"x" * 100_000
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder: Path = tmp_path_factory.mktemp("adapters")
-    with server_with(folder, slow_client_seconds=5, max_header_bytes=4096) as server:
+    with server_with(folder, slow_client_seconds=LONG, max_header_bytes=4096) as server:
         yield server
 
 
@@ -45,14 +45,14 @@ def test_behind_a_body_that_came_after_its_answer(server: RunningServer) -> None
 
 
 def test_behind_a_request_that_is_being_answered(server: RunningServer) -> None:
-    server.engine.token_seconds = 5.0
+    server.engine.token_seconds = LONG
     with connect(server) as connection:
         connection.sendall(HEAD + BODY)
         wait_until(lambda: server.engine.running)
         server.engine.token_seconds = 0.0
         with pytest.raises(ConnectionError):
             send_without_end(connection)
-    wait_until(lambda: not server.engine.running, 2)
+    wait_until(lambda: not server.engine.running)
 
 
 def test_a_long_body_that_nobody_waits_for_is_no_head(server: RunningServer) -> None:
