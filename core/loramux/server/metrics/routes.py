@@ -15,6 +15,13 @@ from loramux.server.http.documented import answers
 from loramux.server.metrics.collector import ServerCollector
 from loramux.server.state import Server
 
+_OPENMETRICS = "application/openmetrics-text"
+_AS_THEY_ARE = f"{_OPENMETRICS}; version=1.0.0; escaping=allow-utf-8"
+"""Our names need no escaping. To whoever asks for underscores or, as Prometheus 2 does, says
+nothing of it, prometheus_client would write ``loramux_x`` for ``loramux:x`` (its issue 1177), and
+no query would find anything.
+"""
+
 router = APIRouter(dependencies=[Depends(require_admin)])
 
 
@@ -24,7 +31,8 @@ async def metrics(request: Request, server: Server) -> Response:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(await ServerCollector.read(server, access_of(request)))
     ProcessCollector(registry=registry)
-    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    accept = request.headers.get("accept", "")
+    encode, media_type = choose_encoder(_AS_THEY_ARE if _OPENMETRICS in accept else accept)
     # Thousands of lines take some milliseconds, in which streams go on.
     text = await asyncio.to_thread(encode, registry)
     return Response(text, headers={"content-type": media_type})
