@@ -61,7 +61,7 @@ def serving(
         reader = threading.Thread(target=_read, args=(process, lines))
         reader.start()
         try:
-            ready_line = lines.get(timeout=120)
+            ready_line = lines.get(timeout=240)
             if ready_line is None:
                 raise ServerEndedError(f"it ended with status {process.wait()} at its start")
             yield ServerProcess(process, ready_line)

@@ -14,6 +14,7 @@ from openai import APIStatusError, BadRequestError, NotFoundError
 from loramux.errors import AdapterNotFoundError, AdapterRefusedError, AdapterUnavailableError
 from tests.server.fake_engine import digest_of
 from tests.server.running_server import RunningServer, wait_until
+from tests.server.test_disconnect import raw_request
 
 
 def ask(server: RunningServer, model: str, **settings: Any) -> httpx.Response:
@@ -70,7 +71,8 @@ def test_adapters_answer_chats_too(server: RunningServer, adapter: str) -> None:
 def test_many_who_ask_at_once_share_one_search(
     server: RunningServer, adapter: str, resolver: Any
 ) -> None:
-    server.engine.load_seconds = 0.2
+    server.engine.is_held = True
+    num_joins = server.state.catalog.num_joins
     statuses: list[int] = []
     threads = [
         threading.Thread(target=lambda: statuses.append(ask(server, adapter).status_code))
@@ -78,6 +80,8 @@ def test_many_who_ask_at_once_share_one_search(
     ]
     for thread in threads:
         thread.start()
+    wait_until(lambda: server.state.catalog.num_joins == num_joins + 5)
+    server.engine.is_held = False
     for thread in threads:
         thread.join()
     assert statuses == [200] * 6
@@ -225,25 +229,28 @@ def test_a_found_adapter_can_be_unloaded_and_is_looked_up_again(
 def test_a_client_that_leaves_during_a_load_ends_the_load(
     server: RunningServer, adapter: str, resolver: Any
 ) -> None:
-    server.engine.load_seconds = 5
-    with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=0.3, verify=False) as client:
-        client.post(f"{server.url}/v1/completions", json={"model": adapter, "prompt": "ab"})
+    server.engine.is_held = True
+    with raw_request(server, {"model": adapter, "prompt": "ab"}):
+        wait_until(lambda: server.engine.loads)
     wait_until(lambda: server.engine.loads_cancelled == 1)
     assert server.state.catalog.known(adapter) is None
-    server.engine.load_seconds = 0
+    server.engine.is_held = False
     assert ask(server, adapter).status_code == 200
 
 
 def test_a_client_that_leaves_does_not_end_the_load_for_others(
     server: RunningServer, adapter: str
 ) -> None:
-    server.engine.load_seconds = 0.6
+    server.engine.is_held = True
     statuses: list[int] = []
     patient = threading.Thread(target=lambda: statuses.append(ask(server, adapter).status_code))
     patient.start()
     wait_until(lambda: server.engine.loads)
-    with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=0.1, verify=False) as client:
-        client.post(f"{server.url}/v1/completions", json={"model": adapter, "prompt": "ab"})
+    num_joins = server.state.catalog.num_joins
+    with raw_request(server, {"model": adapter, "prompt": "ab"}):
+        wait_until(lambda: server.state.catalog.num_joins == num_joins + 1)
+    wait_until(lambda: server.state.queue.in_flight == 1)
+    server.engine.is_held = False
     patient.join()
     assert statuses == [200]
     assert server.engine.loads_cancelled == 0

@@ -339,7 +339,7 @@ def test_an_error_in_the_middle_of_a_stream(
 
 def test_one_failing_prompt_of_several_frees_the_others(server: RunningServer) -> None:
     server.engine.failures["ab"] = EngineBusyError("full.")
-    server.engine.token_seconds = 0.01
+    server.engine.is_held = True
     response = post(server, {"prompt": ["ab", "cd", "ef"], "max_tokens": 100})
     check_error(response, 429, "RateLimitError", "full.")
     assert server.engine.running == set()

@@ -140,7 +140,7 @@ def test_sighup_reads_the_keys_again(server: ServerProcess, root: Path) -> None:
 def test_what_is_wrong_is_told_before_a_model_loads(words: list[str], sentence: str) -> None:
     command = [sys.executable, "-m", "loramux", "serve", "m", "--port", "0", *words]
     result = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env=dict(os.environ)
+        command, capture_output=True, text=True, timeout=240, check=False, env=dict(os.environ)
     )
     assert result.returncode != 0
     assert sentence in result.stderr.strip().splitlines()[-1]

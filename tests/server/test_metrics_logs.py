@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,12 @@ def test_one_line_says_what_a_request_was(
     server: RunningServer, adapter: str, lines: pytest.LogCaptureFixture
 ) -> None:
     with server.http() as client:
+        began = time.monotonic()
         body = {"model": adapter, "prompt": "my private prompt", "max_tokens": 3, "stream": True}
         response = client.post("/v1/completions", json=body, headers={"x-request-id": "abc-1"})
     assert response.headers["x-request-id"] == "abc-1"
     line = access_line(lines, "abc-1")
+    asked = time.monotonic() - began
     assert line["method"] == "POST"
     assert line["route"] == "/v1/completions"
     assert line["status"] == 200
@@ -57,7 +60,7 @@ def test_one_line_says_what_a_request_was(
     assert line["adapter"] == response.headers["x-loramux-adapter-digest"]
     assert (line["prompt_tokens"], line["completion_tokens"]) == (17, 3)
     assert line["finish_reason"] == "length"
-    assert 0 < line["first_token_seconds"] <= line["seconds"] < 10
+    assert 0 < line["first_token_seconds"] <= line["seconds"] <= asked
     assert "private" not in lines.text
     assert "PRIVATE" not in lines.text
 
@@ -155,7 +158,7 @@ def test_a_process_writes_json_and_nothing_else(tmp_path: Path) -> None:
         "print(line_for_stdout('ready: x', 'loramux.x'))"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True,
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=True,
         env=dict(os.environ), cwd=tmp_path,
     )  # fmt: skip
     parsed = [json.loads(line) for line in result.stderr.splitlines()]

@@ -133,7 +133,10 @@ def test_traces_reach_a_collector(resolver: FolderResolver) -> None:
     assert b"loramux" in content
 
 
-def test_a_collector_that_is_away_holds_nobody_up(resolver: FolderResolver) -> None:
+def test_a_collector_that_is_away_holds_nobody_up(
+    resolver: FolderResolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "600")  # how long it would try again
     tracer = tracer_for("http://127.0.0.1:9")
     assert tracer is not None
     with running(state_around(FakeEngine(), resolver, tracer=tracer)) as server:
@@ -142,7 +145,7 @@ def test_a_collector_that_is_away_holds_nobody_up(resolver: FolderResolver) -> N
         wait_until(lambda: server.state.metrics.answers)
     began = time.monotonic()
     tracer.close(seconds=0.2)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10  # of 30, for which the SDK waits by itself
 
 
 def test_nobody_asks_for_traces(monkeypatch: pytest.MonkeyPatch) -> None:

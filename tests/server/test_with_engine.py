@@ -211,7 +211,7 @@ def test_a_disconnect_frees_the_engine(server: ServerProcess, client: openai.Ope
         next(iter(stream))
         stream.close()
     assert len(text(client, "base")) > 0
-    assert httpx.get(f"{server.url}/health", verify=False).status_code == 200
+    assert httpx.get(f"{server.url}/health", verify=False, timeout=60).status_code == 200
 
 
 def test_the_simple_server_and_its_end(root: Path) -> None:
@@ -239,14 +239,14 @@ def test_the_simple_server_and_its_end(root: Path) -> None:
         assert '"finish_reason":null' in first
         assert '"finish_reason":"length"' in rest[-2]
         assert rest[-1] == "data: [DONE]"
-        assert server.process.wait(timeout=30) == 0
+        assert server.process.wait(timeout=60) == 0
 
 
 def fails(*words: str, **environment: str) -> str:
     """Start ``loramux serve`` in a way that cannot work; its one sentence."""
     result = subprocess.run(
         [sys.executable, "-m", "loramux", "serve", *words],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
     assert result.returncode == 1
