@@ -211,15 +211,35 @@ def test_fields_that_change_nothing_are_let_through(server: RunningServer) -> No
         (b"", "not valid JSON"),
         (b"[1]", "must be a JSON object"),
         (b"\xff", "not valid JSON"),
-        (b'{"temperature": NaN, "prompt": "a"}', "NaN is not a JSON number"),
+        (b'{"temperature": NaN, "prompt": "a"}', "expected value at line 1 column 17"),
         (b'{"prompt": "\\ud800"}', "not valid JSON"),
-        (b"[" * 60_000, "nested too deeply"),
+        (b"[" * 60_000, "recursion limit exceeded"),
         (b'{"max_tokens": ' + b"9" * 5000 + b"}", "not valid JSON"),
     ],
 )
 def test_malformed_bodies(server: RunningServer, content: bytes, says: str) -> None:
     headers = {"content-type": "application/json"}
     check_error(post(server, content, headers=headers), 400, "BadRequestError", says)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_body(server: RunningServer) -> None:
+    body = b'\xef\xbb\xbf{"prompt": "a"}'
+    assert post(server, body, headers={"content-type": "application/json"}).status_code == 200
+
+
+@pytest.mark.parametrize("depth", [150, 400, 900])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_what_is_nested_too_deeply_for_a_template(
+    server: RunningServer, depth: int, as_text: bool
+) -> None:
+    arguments = '{"a": ' + "[" * depth + "]" * depth + "}"
+    function = {"name": "f", "arguments": arguments if as_text else json.loads(arguments)}
+    message = {"role": "assistant", "tool_calls": [{"function": function}]}
+    response = post(server, {"messages": [message]}, "/v1/chat/completions")
+    if depth < 200:
+        assert response.status_code == 200
+    else:
+        check_error(response, 400, "BadRequestError", "recursion limit exceeded")
 
 
 def test_other_content_types_are_refused(server: RunningServer) -> None:

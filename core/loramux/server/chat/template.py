@@ -35,6 +35,17 @@ _RESERVED = frozenset(
 """Arguments of ``apply_chat_template`` itself, which a client must not set behind our back."""
 
 
+_TEMPLATE_ERRORS = (
+    TemplateError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""A template is a program written for well-formed chats; it says no in its own ways."""
+
 _TEXT_PART = {
     "type": "object",
     "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
@@ -106,8 +117,7 @@ def render_chat(
             continue_final_message=fields.continue_final_message,
             **fields.chat_template_kwargs,
         )
-    except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
-        # a template is a program written for well-formed chats; it says no in its own ways
+    except _TEMPLATE_ERRORS as error:
         raise InvalidRequestError(
             f"The chat template does not take these messages: {str(error).rstrip('.')}.",
             "messages",

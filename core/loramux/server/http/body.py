@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from loramux.server.http.errors import bad_request
 
 Model = TypeVar("Model", bound=BaseModel)
 Parsed = TypeVar("Parsed")
 
-LARGE_BODY_BYTES = 1024 * 1024
-"""Bodies longer than this are parsed on a thread; for shorter ones that takes longer."""
+LARGE_BODY_BYTES = 64 * 1024
+"""Longer bodies are parsed on a thread; one of this length takes half a millisecond at most."""
 
 _large_bodies = ThreadPoolExecutor(2, thread_name_prefix="loramux-body")
 """Its own, so that large bodies wait for each other and nothing else waits for them."""
@@ -29,8 +30,9 @@ async def read_json(
     """What ``parse`` makes of the JSON object a request carries.
 
     A large body is read on a thread, and ``parse`` is the place for whatever takes longer the
-    longer the body is: streams go on while it checks the fields. They wait while ``json.loads``
-    runs, which does not let go of Python's lock: tenths of a second for a body of 8 MiB.
+    longer the body is: streams go on while it checks the fields. They wait while ``from_json``
+    runs, which does not let go of Python's lock: up to 50 ms for a text of 8 MiB, and 140 ms for
+    token ids of that length.
 
     Raises:
         ApiError: 400 if it is no JSON object, or does not say that it is JSON.
@@ -72,22 +74,14 @@ def _check_content_type(request: Request) -> None:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    payload = _from_json(body)
+    """By pydantic's reader, ten times as fast as ``json`` for most bodies. It takes nothing that is
+    nested more than 200 deep, which chat templates and whoever else walks over it could not.
+    """
+    try:
+        text = body.removeprefix(BOM_UTF8)
+        payload = from_json(text, allow_inf_nan=False, cache_strings="keys")
+    except ValueError as error:
+        raise bad_request(f"The request body is not valid JSON: {error}.") from None
     if not isinstance(payload, dict):
         raise bad_request("The request body must be a JSON object.")
     return payload
-
-
-def _from_json(body: bytes) -> Any:
-    try:
-        payload = json.loads(body, parse_constant=_refuse_constant)
-        if b"\\ud" in body.lower():  # a lone surrogate is a string to Python, and text to nobody
-            json.dumps(payload, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise bad_request(f"The request body is not valid JSON: {reason}.") from None
-    return payload
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")

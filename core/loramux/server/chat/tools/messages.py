@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from pydantic_core import from_json
 
 from loramux.errors import InvalidRequestError
 
@@ -30,8 +31,8 @@ def _arguments(where: str, function: dict[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError) as error:
+            arguments = from_json(arguments, cache_strings="keys")
+        except ValueError as error:
             raise InvalidRequestError(
                 f"{where} has arguments that are no JSON: {error}.", where
             ) from error
