@@ -24,6 +24,8 @@ ARGUMENTS = {"city": "Oslo", "days": [1, {"x": "}"}]}
 TIME = '{"arguments": {"zone": "a\\"b\\\\"}, "name": "time"}'
 ZONE = {"zone": 'a"b\\'}
 
+DEEP = "[" * 1000 + "]" * 1000
+
 Calls = list[tuple[str, Any]]
 
 HERMES: list[tuple[str, str | None, Calls]] = [
@@ -41,6 +43,8 @@ HERMES: list[tuple[str, str | None, Calls]] = [
     ("<tool_call>no call</tool_call>", "<tool_call>no call</tool_call>", []),
     ('<tool_call>{"a": 1}</tool_call>', '<tool_call>{"a": 1}</tool_call>', []),
     ('<tool_call>{"na', '<tool_call>{"na', []),
+    ('<tool_call>{"name": "\\ud800"', '<tool_call>{"name": "\\ud800"', []),
+    (f'<tool_call>{{"name": {DEEP}, "x": 1}}', f'<tool_call>{{"name": {DEEP}, "x": 1}}', []),
     ("", "", []),
 ]
 LLAMA: list[tuple[str, str | None, Calls]] = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from pydantic_core import from_json
 
 ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
 
@@ -46,9 +48,10 @@ class CallObject:
         self._in_string = False
         self._is_escaped = False
         self._key: str | None = None
-        self._text = ""
-        """What has come of the current key, or of the current value."""
-        self._arguments: str | None = None
+        self._text: list[str] = []
+        """What has come of the current key, or of the current value, as characters: a text that
+        grew by one at a time would be copied with each."""
+        self._arguments: list[str] | None = None
         """Arguments that nobody has been told of yet."""
 
     def feed(self, character: str) -> None:
@@ -75,7 +78,7 @@ class CallObject:
         """What is new, once the name is known."""
         if not self.is_named or self._arguments is None:
             return []
-        text, self._arguments = self._arguments, ""
+        text, self._arguments = "".join(self._arguments), []
         return [CallArguments(text)] if text else []
 
     def name(self) -> str:
@@ -93,14 +96,15 @@ class CallObject:
     def _put(self, character: str) -> None:
         if not self._text and character.isspace():
             return
-        self._text += character
+        self._text.append(character)
         if self._key in ARGUMENT_KEYS:
-            self._arguments = (self._arguments or "") + character
+            self._arguments = self._arguments or []
+            self._arguments.append(character)
 
     def _end_key(self) -> None:
         key = _string(self._text)
         self.is_broken = key is None
-        self._key, self._text = key, ""
+        self._key, self._text = key, []
 
     def _end_member(self) -> None:
         if self._key is None:
@@ -109,17 +113,17 @@ class CallObject:
             name = _string(self._text)
             self.is_broken = name is None
             self.is_named, self._name = name is not None, name or ""
-        self._key, self._text = None, ""
+        self._key, self._text = None, []
 
     def end(self) -> None:
         """Without arguments, a call has empty ones."""
         if self._arguments is None:
-            self._arguments = "{}"
+            self._arguments = ["{}"]
 
 
-def _string(text: str) -> str | None:
+def _string(characters: Sequence[str]) -> str | None:
     try:
-        value = json.loads(text)
+        value = from_json("".join(characters))
     except ValueError:
         return None
     return value if isinstance(value, str) else None

@@ -44,12 +44,12 @@ class _Call:
     """A call being read, and the text that it is made of, should it turn out to be none."""
 
     def __init__(self, before: str) -> None:
-        self.raw = before
+        self._raw = [before]
         self.object = CallObject()
         self._is_told = False
 
     def feed(self, character: str) -> list[Piece]:
-        self.raw += character
+        self._raw.append(character)
         self.object.feed(character)
         if self.object.is_over:
             self.object.end()
@@ -73,7 +73,7 @@ class _Call:
 
     def rest(self) -> list[Piece]:
         """The text itself where nothing was told of it."""
-        return [] if self._is_told or not self.raw else [Content(self.raw)]
+        return [] if self._is_told else [Content("".join(self._raw))]
 
 
 class HermesParser:
@@ -130,8 +130,8 @@ class HermesParser:
         return pieces
 
     def _after_call(self, character: str) -> list[Piece]:
-        self._held += character
-        if self._held.endswith(self.CLOSING):
+        self._held = (self._held + character)[-len(self.CLOSING) :]
+        if self._held == self.CLOSING:
             self._held, self._skips = "", False
         return []
 

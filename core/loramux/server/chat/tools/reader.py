@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,14 +54,17 @@ class CallReader:
     def _merged(self, pieces: Iterable[Piece]) -> list[dict[str, Any]]:
         """One entry for each call that the pieces belong to."""
         calls: dict[int, dict[str, Any]] = {}
+        arguments: defaultdict[int, list[str]] = defaultdict(list)
         for piece in pieces:
             if isinstance(piece, CallStart):
                 self.num_calls += 1
                 calls[self.num_calls - 1] = self._start(piece.name)
             elif isinstance(piece, CallArguments):
                 index = self.num_calls - 1
-                call = calls.setdefault(index, {"index": index, "function": {"arguments": ""}})
-                call["function"]["arguments"] += piece.text
+                calls.setdefault(index, {"index": index, "function": {}})
+                arguments[index].append(piece.text)
+        for index, call in calls.items():
+            call["function"]["arguments"] = "".join(arguments[index])
         return [call for index, call in calls.items() if not (self._single and index)]
 
     def _start(self, name: str) -> dict[str, Any]:
@@ -68,5 +72,5 @@ class CallReader:
             "index": self.num_calls - 1,
             "id": f"call_{uuid.uuid4().hex[:24]}",
             "type": "function",
-            "function": {"name": name, "arguments": ""},
+            "function": {"name": name},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -50,10 +51,9 @@ class ToolFields(BaseModel):
 
     @model_validator(mode="after")
     def _check_tools(self) -> Self:
-        names = [tool.function.name for tool in self.tools]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"tools has two functions named {name!r}; rename one")
+        names = Counter(tool.function.name for tool in self.tools)
+        if twice := [name for name, times in names.items() if times > 1]:
+            raise ValueError(f"tools has two functions named {twice[0]!r}; rename one")
         choice = self.tool_choice
         if choice == "required" and not names:
             raise ValueError("tool_choice is 'required', and there are no tools; give some")
