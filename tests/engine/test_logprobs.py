@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from loramux import SamplingParams
+from loramux.engine.running.prompt_positions import PromptPositions
+from loramux.engine.scheduling import scheduler
 from loramux.outputs import Logprob
-from tests.engine.world import NUM_TOKENS, PROMPTS, Job, greedy_params, run
+from tests.engine.world import NUM_TOKENS, PROMPTS, Job, greedy_params, run, tokens
 
 LONG = PROMPTS[7]
 ADAPTERS = [None, "attention", "wide", "embeddings"]
@@ -55,6 +57,46 @@ def test_prompt_logprobs_are_the_model_s_own(engines, world, name, budget):
         assert len(output.prompt_logprobs) == len(prompt)
         for place in range(1, len(prompt)):
             check_position(output.prompt_logprobs[place], logits[place - 1], prompt[place], 2)
+
+
+@pytest.mark.parametrize("blocks", [64, 16])
+def test_a_step_scores_a_bounded_number_of_positions(engines, world, monkeypatch, blocks):
+    """A row of logits is as wide as the vocabulary; who shares the step is not held up by it."""
+    monkeypatch.setattr(scheduler, "MAX_SCORED_POSITIONS", 5)
+    engine = engines(num_gpu_blocks_override=blocks)
+    num_rows: list[int] = []
+    forward = type(engine.core.runner._forward)
+    original = forward.__call__
+
+    def recorded(self: object, layout: object, logit_rows: list[int]) -> torch.Tensor:
+        num_rows.append(len(logit_rows))
+        return original(self, layout, logit_rows)
+
+    monkeypatch.setattr(forward, "__call__", recorded)
+    params = greedy_params(2, prompt_logprobs=2)
+    jobs = [Job(LONG, world.lora("attention"), params), Job(LONG, None, params), Job(PROMPTS[5])]
+    outputs = run(engine, jobs)
+    assert max(num_rows) <= len(jobs) + 5
+    for job, output in zip(jobs[:2], outputs, strict=False):
+        logits = world.logits(job.lora and "attention", LONG)
+        for place in range(1, len(LONG)):
+            check_position(output.prompt_logprobs[place], logits[place - 1], LONG[place], 2)
+    assert tokens(outputs[2]) == world.greedy(None, PROMPTS[5], NUM_TOKENS)
+
+
+def test_only_the_first_completion_scores_the_prompt(engines, world, monkeypatch):
+    engine = engines()
+    scored = []
+    original = PromptPositions.logprobs
+    monkeypatch.setattr(
+        PromptPositions,
+        "logprobs",
+        lambda self, logits: scored.extend(self.rows) or original(self, logits),
+    )
+    params = SamplingParams(n=3, max_tokens=2, prompt_logprobs=0, ignore_eos=True)
+    output = run(engine, [Job(LONG, None, params)])[0]
+    assert len(scored) == len(LONG) - 1
+    assert len(output.prompt_logprobs) == len(LONG)
 
 
 def test_prompt_logprobs_survive_preemption(engines, world):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from loramux.engine.running import kv_budget
+from loramux.engine.running import kv_budget, largest_step
+from loramux.engine.running.forward.transformers import TransformersForward
 from loramux.errors import InvalidRequestError
 from tests.engine.world import (
     BLOCK,
@@ -51,16 +53,23 @@ def test_no_more_than_all_sequences_could_fill(world):
 @pytest.mark.parametrize("lora", [True, False])
 def test_the_largest_step_can_be_run_before_there_is_a_cache(world, monkeypatch, lora):
     """As a GPU's memory is measured; it leaves nothing behind."""
-    ran = []
+    num_rows: list[int] = []
+    original = TransformersForward.__call__
+
+    def recorded(self: object, layout: object, logit_rows: list[int]) -> torch.Tensor:
+        num_rows.append(len(logit_rows))
+        return original(self, layout, logit_rows)
 
     def measured(args: object, loaded: object, run_largest_step: object) -> int:
-        run_largest_step()
-        ran.append(args)
+        with monkeypatch.context() as patch:
+            patch.setattr(TransformersForward, "__call__", recorded)
+            run_largest_step()
         return FULL * BLOCK_BYTES
 
+    monkeypatch.setattr(largest_step, "MAX_SCORED_POSITIONS", 11)
     monkeypatch.setattr(kv_budget, "_memory_budget", measured)
     engine = make_engine(world.model, num_gpu_blocks_override=None, enable_lora=lora)
     output = run(engine, [Job(PROMPTS[6])])[0]
     engine.shutdown()
-    assert len(ran) == 1
+    assert num_rows == [engine.args.max_num_seqs + 11], "prompts that are scored as well"
     assert tokens(output) == world.greedy(None, PROMPTS[6], NUM_TOKENS)

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from loramux.engine.sampling import prompt_logprobs
+from loramux.engine.sampling import logprobs, prompt_logprobs
 from tests.sampling.batches import make_row, on_each_device, random_logits, sample
 
 VOCAB = 77
@@ -64,10 +64,11 @@ def test_ties_share_the_better_rank():
 
 @on_each_device
 @pytest.mark.parametrize(("positions", "count"), [(1, 0), (600, 2), (4, -1)])
-def test_prompt_tokens(device: str, positions: int, count: int):
+def test_prompt_tokens(monkeypatch, device: str, positions: int, count: int):
+    monkeypatch.setattr(logprobs, "TOKENS_AT_ONCE", 2 * (1 + VOCAB))
     logits = random_logits(positions, VOCAB, device=device)
     following = torch.randint(VOCAB, (positions,), generator=torch.Generator().manual_seed(1))
-    entries = prompt_logprobs(logits, following.to(device), count).to_host()
+    entries = prompt_logprobs(logits, following.to(device), count)
     reference = logits.cpu().double().log_softmax(-1)
     assert len(entries) == positions
     for position, entry in enumerate(entries):

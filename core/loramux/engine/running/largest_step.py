@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from loramux.engine.args import EngineArgs
-from loramux.engine.scheduling.scheduler import Chunk
+from loramux.engine.scheduling.scheduler import MAX_SCORED_POSITIONS, Chunk
 from loramux.engine.scheduling.sequence import Sequence
 from loramux.sampling_params import SamplingParams
 
+COSTLY = SamplingParams(top_p=0.9, repetition_penalty=1.1, logprobs=20, prompt_logprobs=20)
+"""What takes memory beside the logits: copies of them to be changed, sorted, and reported."""
+
 
 def largest_step(args: EngineArgs, max_model_len: int) -> list[Chunk]:
-    """One long prompt and as many single tokens as sequences may run, all over block 0."""
+    """One long prompt and as many single tokens as sequences may run, all over block 0.
+
+    As many positions of the prompt are scored as in any step.
+    """
     num_short = args.max_num_seqs - 1
     longest = min(max_model_len, args.max_num_batched_tokens - num_short)
     lengths = [longest] + [1] * num_short
@@ -29,8 +35,9 @@ def _imaginary_chunk(num_tokens: int, block_size: int) -> Chunk:
     sequence = Sequence(
         sequence_id="largest step",
         prompt_token_ids=[0] * num_tokens,
-        params=SamplingParams(),
+        params=COSTLY,
         max_tokens=1,
+        num_prompt_logprobs=max(0, num_tokens - 1 - MAX_SCORED_POSITIONS),
         block_ids=[0] * -(-num_tokens // block_size),
     )
     return Chunk.of(sequence, num_tokens)

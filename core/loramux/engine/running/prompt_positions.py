@@ -24,20 +24,16 @@ class PromptPositions:
     @classmethod
     def of(cls, chunk_rows: ChunkRows) -> PromptPositions | None:
         """The chunk's prompt positions, None if its request did not ask or they are done."""
-        sequence = chunk_rows.chunk.sequence
-        if sequence.params.prompt_logprobs is None:
+        chunk = chunk_rows.chunk
+        scored, offset = chunk.scored, chunk_rows.start - chunk.first
+        if not scored:
             return None
-        first = max(chunk_rows.chunk.first, sequence.num_prompt_logprobs)
-        last = min(chunk_rows.length, len(sequence.prompt_token_ids) - 1)
-        if first >= last:
-            return None
-        offset = chunk_rows.start - chunk_rows.chunk.first
-        rows = list(range(first + offset, last + offset))
-        return cls(chunk_rows.chunk, rows, sequence.prompt_token_ids[first + 1 : last + 1])
+        next_token_ids = chunk.sequence.prompt_token_ids[scored.start + 1 : scored.stop + 1]
+        return cls(chunk, [position + offset for position in scored], next_token_ids)
 
     def logprobs(self, logits: Tensor) -> list[PositionLogprobs]:
         """One entry for each position, from its ``logits`` ``[positions, vocab]``."""
         next_ids = torch.tensor(self.next_token_ids, device=logits.device)
         count = self.chunk.sequence.params.prompt_logprobs
         assert count is not None
-        return prompt_logprobs(logits, next_ids, count).to_host()
+        return prompt_logprobs(logits, next_ids, count)

@@ -19,6 +19,9 @@ from loramux.engine.sampling.transfer import to_device, to_host
 POSITIONS_AT_ONCE = 256
 """Prompt positions whose log probabilities are held in float32 at the same time."""
 
+TOKENS_AT_ONCE = 2**22
+"""Likeliest tokens of several positions that the device holds; one may ask for all there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogprobTensors:
@@ -100,8 +103,12 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, count: int) -> LogprobTens
     )
 
 
-def prompt_logprobs(logits: Tensor, next_token_ids: Tensor, num_logprobs: int) -> LogprobTensors:
+def prompt_logprobs(
+    logits: Tensor, next_token_ids: Tensor, num_logprobs: int
+) -> list[PositionLogprobs]:
     """Log probabilities of prompt tokens, each under the logits of the position before it.
+
+    Waits for the device, some positions at a time, so that it never holds those of many.
 
     Args:
         logits: [positions, vocab] of some positions of one prompt.
@@ -109,19 +116,9 @@ def prompt_logprobs(logits: Tensor, next_token_ids: Tensor, num_logprobs: int) -
         num_logprobs: how many of the likeliest tokens to give as well; -1 for all.
     """
     count = _bounded(num_logprobs, logits.shape[1])
-    parts = [
-        token_logprobs(some_logits, some_ids, count)
-        for some_logits, some_ids in zip(
-            torch.split(logits, POSITIONS_AT_ONCE),
-            torch.split(next_token_ids, POSITIONS_AT_ONCE),
-            strict=True,
-        )
-    ]
-    return LogprobTensors(
-        token_ids=torch.cat([part.token_ids for part in parts]),
-        logprobs=torch.cat([part.logprobs for part in parts]),
-        ranks=torch.cat([part.ranks for part in parts]),
-    )
+    size = max(1, min(POSITIONS_AT_ONCE, TOKENS_AT_ONCE // (1 + count)))
+    parts = zip(torch.split(logits, size), torch.split(next_token_ids, size), strict=True)
+    return [entry for part in parts for entry in token_logprobs(*part, count).to_host()]
 
 
 def _bounded(count: int, vocab_size: int) -> int:

@@ -14,6 +14,9 @@ from loramux.lora.device.admission import AdapterAdmission
 BACKLOG_STEPS = 4
 """Prompts that wait are computed in at least so many steps where streams run beside them."""
 
+MAX_SCORED_POSITIONS = 1024
+"""Prompt positions whose log probabilities one step gives; each has a row of logits of its own."""
+
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
@@ -41,20 +44,35 @@ class Chunk:
     def end(self) -> int:
         return self.first + self.num_tokens
 
+    @property
+    def scored(self) -> range:
+        """Prompt positions whose log probabilities it gives."""
+        sequence = self.sequence
+        if not sequence.num_unscored:
+            return range(0)
+        first = max(self.first, sequence.num_prompt_logprobs)
+        return range(first, min(self.end, len(sequence.prompt_token_ids) - 1))
+
 
 class StepBudget:
-    """Tokens that a step may still take in, of all kinds and of prompts."""
+    """What a step may still take in: tokens, those of prompts, prompt positions to be scored."""
 
     def __init__(self, tokens: int, prompt_tokens: int) -> None:
         self.tokens = tokens
         self.prompt_tokens = min(tokens, prompt_tokens)
+        self.scored_positions = MAX_SCORED_POSITIONS
 
     def fitting(self, sequence: Sequence) -> int:
         """How many tokens of a sequence the step has room for."""
         wanted = sequence.num_uncomputed_tokens
-        return min(wanted, self.tokens if wanted == 1 else self.prompt_tokens)
+        room = self.tokens if wanted == 1 else self.prompt_tokens
+        if sequence.num_unscored > self.scored_positions:
+            scored_before = sequence.num_prompt_logprobs - sequence.num_computed_tokens
+            room = min(room, scored_before + self.scored_positions)
+        return min(wanted, room)
 
     def spend(self, chunk: Chunk) -> None:
+        self.scored_positions -= len(chunk.scored)
         self.tokens -= chunk.num_tokens
         if not (chunk.samples and chunk.num_tokens == 1):
             self.prompt_tokens -= chunk.num_tokens
@@ -190,7 +208,7 @@ class Scheduler:
         heads = [(head.arrival_time, id(head), head) for head in self.waiting.heads()]
         while heads and budget.prompt_tokens and len(self.running) < self.max_num_seqs:
             sequence = heapq.heappop(heads)[2]
-            if not self._may_run(sequence):
+            if not self._may_run(sequence) or not budget.fitting(sequence):
                 continue
             num_tokens = self._start(sequence, budget)
             if not num_tokens:

@@ -105,14 +105,24 @@ class Sequence:
         return (
             params.has_penalties
             or len(self.output_token_ids) < params.min_tokens
-            or params.prompt_logprobs is not None
+            or self.num_unscored > 0
             or self.grammar is not None
         )
 
     @property
     def needs_all_tokens(self) -> bool:
         """Whether each token of its prompt has to be computed, cached or not."""
-        return self.pools_all_tokens or self.params.prompt_logprobs is not None
+        return self.pools_all_tokens or self.num_unscored > 0
+
+    @property
+    def num_unscored(self) -> int:
+        """Prompt positions whose log probabilities were asked for and have not been given.
+
+        Those of a request's first completion are those of all.
+        """
+        if self.index or self.params.prompt_logprobs is None:
+            return 0
+        return len(self.prompt_token_ids) - 1 - self.num_prompt_logprobs
 
     def tokens(self, start: int, stop: int) -> list[int]:
         """Known token ids at positions ``start`` to ``stop`` of prompt and output together."""
