@@ -17,7 +17,10 @@ from prometheus_client.openmetrics import parser as openmetrics
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.request import LoRARequest
 from loramux.server.access.keyring import Keyring
+from loramux.server.metrics.callers import MAX_CALLERS, OTHERS
 from loramux.server.metrics.model_series import MAX_SERIES, ModelTable
+from loramux.server.metrics.record import RequestRecord
+from loramux.server.metrics.server_metrics import ServerMetrics
 from tests.server.conftest import FolderResolver, state_around
 from tests.server.fake_engine import FakeEngine
 from tests.server.running_server import RunningServer, running, wait_until
@@ -77,6 +80,44 @@ def test_an_adapter_has_a_series_while_it_is_loaded(server: RunningServer, adapt
     assert shown.value("lora_adapter_loaded", adapter_name=adapter, level="host") == 1
     server.engine.loads.clear()  # it has left the memory
     assert adapter not in Scrape.of(server).labels("prompt_tokens_total", "model_name")
+
+
+def test_sums_over_all_models_stay_when_an_adapter_goes(
+    server: RunningServer, adapter: str
+) -> None:
+    """Series that come and go with adapters have no rate: each begins with its first count."""
+    before = Scrape.of(server)
+    for _ in range(3):
+        assert completion(server, model=adapter, max_tokens=2, stream=True) == 200
+        assert Scrape.of(server).value("generation_tokens_total", model_name=adapter) == 2
+        loads, server.engine.loads = server.engine.loads, []
+        Scrape.of(server)
+        server.engine.loads = loads
+    assert completion(server, model="base", max_tokens=4, stream=True) == 200
+    after = Scrape.of(server)
+    for name, expected in {
+        "server_prompt_tokens_total": 16,
+        "server_generation_tokens_total": 10,
+        "server_request_success_total": 4,
+        "server_time_to_first_token_seconds_count": 4,
+        "server_inter_token_latency_seconds_count": 6,
+        "server_e2e_request_latency_seconds_count": 4,
+    }.items():
+        assert after.value(name) - before.value(name) == expected, name
+
+
+def test_what_may_happen_begins_at_zero(resolver: FolderResolver) -> None:
+    """The first refusal of its kind is none to ``rate`` where the series begins with it."""
+    with running(state_around(FakeEngine(), resolver)) as server:
+        shown = Scrape.of(server)
+    assert {"engine_ended", "internal", "queue_full"} <= shown.labels(
+        "request_refusals_total", "reason"
+    )
+    assert shown.labels("server_time_to_first_token_seconds_count", "adapter") == {
+        "none", "warm", "cold",
+    }  # fmt: skip
+    assert shown.labels("server_request_success_total", "finished_reason") >= {"stop", "error"}
+    assert shown.value("request_refusals_total") == 0
 
 
 @pytest.mark.parametrize(
@@ -262,6 +303,67 @@ def test_metrics_need_a_key_like_everything_else(
         assert shown.status_code == 200
         assert "secret-key" not in shown.text
         assert client.get("/v1/models").status_code == 401
+
+
+KEYS = """
+[[keys]]
+name = "ops"
+key = "sk-ops"
+role = "admin"
+[[keys]]
+name = "narrow"
+key = "sk-narrow"
+role = "admin"
+adapters = ["mine"]
+[[keys]]
+name = "eager"
+key = "sk-eager"
+quota = { requests_per_second = 1 }
+"""
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Keyring:
+    (tmp_path / "keys.toml").write_text(KEYS)
+    return Keyring(file=tmp_path / "keys.toml")
+
+
+def test_answers_by_the_key_that_asked(resolver: FolderResolver, keyring: Keyring) -> None:
+    def status(key: str) -> int:
+        headers = {"authorization": f"Bearer {key}"}
+        with server.http(headers=headers) as client:
+            return client.post("/v1/completions", json={"prompt": "a"}).status_code
+
+    with running(state_around(FakeEngine(), resolver, keyring=keyring)) as server:
+        assert [status(key) for key in ("sk-eager", "sk-eager", "guessed")] == [200, 429, 401]
+        full = Scrape.of(server, authorization="Bearer sk-ops")
+        assert full.value("caller_requests_total", caller="eager", status="200") == 1
+        assert full.value("caller_requests_total", caller="eager", status="429") == 1
+        assert full.value("caller_requests_total", caller="(no key)", status="401") == 1
+        narrow = Scrape.of(server, authorization="Bearer sk-narrow")
+        assert narrow.labels("caller_requests_total", "caller") <= {"narrow"}
+
+
+def test_who_reads_without_a_key_sees_nobodys_name(
+    resolver: FolderResolver, keyring: Keyring
+) -> None:
+    state = state_around(FakeEngine(), resolver, keyring=keyring, metrics_without_key=True)
+    with running(state) as server:
+        with server.http(headers={"authorization": "Bearer sk-eager"}) as client:
+            assert client.get("/v1/models").status_code == 200
+        shown = Scrape.of(server)
+    assert shown.value("http_requests_total", handler="/v1/models") == 1
+    assert not shown.labels("caller_requests_total", "caller")
+
+
+def test_more_keys_than_labels() -> None:
+    metrics = ServerMetrics(["base"], lambda digest: {})
+    for number in range(3 * MAX_CALLERS):
+        metrics.end(RequestRecord("GET", status=200), "/", f"key-{number}")
+    metrics.end(RequestRecord("GET", status=200), "/", "key-1")
+    assert len(metrics.callers.by_name) == MAX_CALLERS + 2
+    assert metrics.callers.by_name[OTHERS][200] == 2 * MAX_CALLERS
+    assert metrics.callers.by_name["key-1"][200] == 2
 
 
 def test_an_unknown_name_is_still_a_404(server: RunningServer) -> None:

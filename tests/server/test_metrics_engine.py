@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ EXPORTER = InMemorySpanExporter()
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("checkpoints")
     save_model(root / "model")
-    for seed, name in enumerate(("red", "green", "blue", "white"), 1):
+    for seed, name in enumerate(("red", "green", "blue", "white", "grey"), 1):
         save_adapter(root / "adapters" / name, root / "model", seed=seed)
     return root
 
@@ -85,6 +86,27 @@ def test_the_way_of_adapters_through_the_tiers(server: RunningServer) -> None:
         assert scrape.value("lora_stage_seconds_sum", stage=stage) < 60
     assert scrape.value("lora_read_bytes_total") >= 3 * 1000
     assert scrape.value("lora_adapter_bytes") >= 3 * 1000
+
+
+def test_loads_by_outcome_and_first_tokens_by_where_the_adapter_was(
+    server: RunningServer, folder: Path
+) -> None:
+    broken = folder / "adapters" / "broken"
+    shutil.copytree(folder / "adapters" / "red", broken)
+    (broken / "adapter_model.safetensors").write_bytes(b"torn")
+    before = Scrape.of(server)
+    seen = [ask(server, name, stream=True) for name in ("base", "broken", "grey", "grey")]
+    assert seen == [200, 400, 200, 200]
+    after = Scrape.of(server)
+
+    def grown(name: str, **labels: str) -> float:
+        return after.value(name, **labels) - before.value(name, **labels)
+
+    assert grown("lora_loads_total", outcome="refused") == 1
+    assert grown("lora_loads_total", outcome="loaded") == 1
+    assert grown("lora_loads_total") == 2
+    for adapter in ("none", "cold", "warm"):
+        assert grown("server_time_to_first_token_seconds_count", adapter=adapter) == 1, adapter
 
 
 def test_the_engines_gauges_while_it_runs(server: RunningServer) -> None:

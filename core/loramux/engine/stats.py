@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loramux.lora.adapter import Tier
+from loramux.lora.fetch.counted_reads import LoadOutcome
 from loramux.observability.distribution import Distribution
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class EngineStats:
             on the host by a placement, on the disk by a read.
         adapter_misses: how often it had to come from the next tier, or from its source.
         adapter_evictions: adapters that made room for others in a tier.
+        adapter_loads: reads of adapters by how they ended.
         stage_seconds: what fetching, reading and placing took.
         bytes_read: bytes of tensors that were read.
         read_joins: requests that joined a read which was under way for another.
@@ -45,6 +47,7 @@ class EngineStats:
     adapter_hits: Mapping[Tier, int] = field(default_factory=dict)
     adapter_misses: Mapping[Tier, int] = field(default_factory=dict)
     adapter_evictions: Mapping[Tier, int] = field(default_factory=dict)
+    adapter_loads: Mapping[LoadOutcome, int] = field(default_factory=dict)
     stage_seconds: Mapping[str, Distribution] = field(default_factory=dict)
     bytes_read: int = 0
     read_joins: int = 0
@@ -87,6 +90,7 @@ def _adapter_stats(materializer: Materializer, lora: LoRARuntime) -> dict[str, A
             Tier.HOST: host.num_evictions,
             Tier.DISK: reads.disk_evictions,
         },
+        "adapter_loads": {outcome: tally.value for outcome, tally in reads.outcomes.items()},
         "stage_seconds": {
             "fetch": reads.fetch_seconds,
             "read": reads.read_seconds,

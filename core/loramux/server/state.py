@@ -81,7 +81,8 @@ class ServerState:
         threads = TokenizerThreads(self.engine.tokenizer, self.engine.max_model_len)
         object.__setattr__(self, "tokenizer", threads)
         object.__setattr__(self, "queue", SequenceQueue(self.max_queued_requests))
-        object.__setattr__(self, "metrics", ServerMetrics(self.base_names))
+        metrics = ServerMetrics(self.base_names, self.engine.adapter_stages)
+        object.__setattr__(self, "metrics", metrics)
 
     async def close(self) -> None:
         """End the engine and the tokenizer's threads, and send the last traces."""

@@ -6,14 +6,31 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
+from loramux.errors import AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.adapter import Adapter
 from loramux.lora.disk_cache.cache import DiskCache
 from loramux.lora.fetch.origin import CheckpointOrigin, LocalCheckpoint
+from loramux.lora.fetch.shared_work import Abandoned
 from loramux.lora.source import FetchProgress
 from loramux.lora.weights import AdapterWeights
 from loramux.observability.distribution import STAGE_SECONDS, Distribution
 from loramux.observability.tally import Tally
+
+
+class LoadOutcome(StrEnum):
+    """How a read of an adapter ended."""
+
+    LOADED = "loaded"
+    REFUSED = "refused"
+    """It cannot be served."""
+    UNAVAILABLE = "unavailable"
+    """Its source or the disk did not answer."""
+    ABANDONED = "abandoned"
+    """Nobody waited for it any more."""
+    FAILED = "failed"
+    """Something that nobody foresaw."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +50,7 @@ class CountedRead:
 
 
 class CountedReads:
-    """Reads on any thread; every figure counts reads that brought tensors.
+    """Reads on any thread; every figure but ``outcomes`` counts reads that brought tensors.
 
     Args:
         disk_cache: holds the files of those that come from elsewhere.
@@ -46,6 +63,8 @@ class CountedReads:
         self.local_reads = Tally()
         """Those of a directory of this machine, which needs no cache."""
         self.bytes_read = Tally()
+        self.outcomes = {outcome: Tally() for outcome in LoadOutcome}
+        """How each read ended, those that brought nothing included."""
         self.fetch_seconds = Distribution(STAGE_SECONDS)
         """Of adapters that come from elsewhere, those in the disk cache included."""
         self.read_seconds = Distribution(STAGE_SECONDS)
@@ -62,11 +81,11 @@ class CountedReads:
             AdapterRefusedError: it cannot be served.
             AdapterUnavailableError: its source or the disk does not answer.
         """
-        began = time.monotonic()
-        with origin.opened(self._disk_cache, progress) as checkpoint:
-            fetched = time.monotonic()
-            weights = read(checkpoint)
-        result = CountedRead(weights, began, fetched, time.monotonic())
+        try:
+            result = self._read(read, origin, progress)
+        except BaseException as error:
+            self.outcomes[_outcome(error)].add()
+            raise
         self._count(result, isinstance(origin, LocalCheckpoint))
         return result
 
@@ -85,7 +104,20 @@ class CountedReads:
         """Checkpoints that made room in the disk cache."""
         return self._disk_cache.num_evictions
 
+    def _read(
+        self,
+        read: Callable[[LocalCheckpoint], AdapterWeights],
+        origin: CheckpointOrigin,
+        progress: FetchProgress,
+    ) -> CountedRead:
+        began = time.monotonic()
+        with origin.opened(self._disk_cache, progress) as checkpoint:
+            fetched = time.monotonic()
+            weights = read(checkpoint)
+        return CountedRead(weights, began, fetched, time.monotonic())
+
     def _count(self, read: CountedRead, is_local: bool) -> None:
+        self.outcomes[LoadOutcome.LOADED].add()
         self.reads.add()
         self.local_reads.add(int(is_local))
         self.bytes_read.add(read.weights.num_bytes)
@@ -93,3 +125,14 @@ class CountedReads:
             self.read_seconds.observe(read.done - read.fetched)
             if not is_local:
                 self.fetch_seconds.observe(read.fetched - read.began)
+
+
+def _outcome(error: BaseException) -> LoadOutcome:
+    match error:
+        case AdapterRefusedError():
+            return LoadOutcome.REFUSED
+        case AdapterUnavailableError():
+            return LoadOutcome.UNAVAILABLE
+        case Abandoned():
+            return LoadOutcome.ABANDONED
+    return LoadOutcome.FAILED

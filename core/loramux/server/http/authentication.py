@@ -7,7 +7,7 @@ from collections.abc import Collection
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from loramux.server.access.caller import SCOPE_KEY, Caller
+from loramux.server.access.caller import SCOPE_KEY
 from loramux.server.access.keyring import Keyring, fingerprint
 from loramux.server.access.quotas import Quotas
 from loramux.server.access.roles import no_admin
@@ -21,7 +21,8 @@ class AuthenticationMiddleware:
     """Lets through requests with ``Authorization: Bearer KEY`` as far as that key's rights go.
 
     ``scope["loramux.access"]`` tells routes who asks and what they may do, and
-    ``scope["loramux.caller"]`` tells resolvers who asks: the key's name, never the key.
+    ``scope["loramux.caller"]`` tells resolvers who asks: the key's name, never the key. The log
+    and the metrics read it of requests that are refused, too.
     """
 
     def __init__(
@@ -42,29 +43,28 @@ class AuthenticationMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            caller = self._admit(scope)
+            self._admit(scope)
         except ApiError as refusal:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
                 return
             await refusal.response()(scope, receive, send)
             return
-        scope[SCOPE_KEY], scope["loramux.caller"] = caller, caller.name
         await self._app(scope, receive, send)
 
-    def _admit(self, scope: Scope) -> Caller:
+    def _admit(self, scope: Scope) -> None:
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         # The bytes as they came: a key may hold any.
         is_bearer = scheme.lower() == "bearer"
         caller = self._keyring.caller(given.strip().encode("latin-1")) if is_bearer else None
         if caller is None:
             raise _no_key()
+        scope[SCOPE_KEY], scope["loramux.caller"] = caller, caller.name
         self._quotas.count_request(caller)
         if needs_admin(scope.get("method", "GET"), scope["path"]) and not caller.is_admin:
             raise no_admin()
         if not scope["path"].isprintable():
             raise _no_route()  # a router may read it as another one: "/metrics\n" as "/metrics"
-        return caller
 
 
 def _no_key() -> ApiError:

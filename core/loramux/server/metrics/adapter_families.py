@@ -84,6 +84,10 @@ def _arrival_families(server: ServerState, stats: EngineStats) -> Iterator[Metri
         "lora_stage_seconds", "What each stage from a name to an adapter on the device took.",
         "stage", {"resolve": catalog.resolve_seconds, **stats.stage_seconds}.items(),
     )  # fmt: skip
+    yield counters(
+        "lora_loads", "Reads of adapters by how they ended, on the way to the host.", ["outcome"],
+        by_label(stats.adapter_loads),
+    )  # fmt: skip
     yield counter("lora_read_bytes", "Bytes of adapters read.", stats.bytes_read)
     yield counters(
         "lora_single_flight_joins", "Requests that joined work under way for others.", ["stage"],

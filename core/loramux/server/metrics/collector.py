@@ -16,15 +16,9 @@ from loramux.server.access.caller import Caller
 from loramux.server.engine_protocol import AdapterInfo
 from loramux.server.metrics.adapter_families import adapter_families
 from loramux.server.metrics.families import counter, counters, gauge, gauges, histograms
-from loramux.server.metrics.model_series import ModelSeries
+from loramux.server.metrics.model_series import SECONDS, ModelSeries
+from loramux.server.metrics.server_families import server_families
 from loramux.server.state import ServerState
-
-_SECONDS = {
-    "time_to_first_token": "From a streamed request's arrival to its first token.",
-    "inter_token_latency": "Between two tokens of a stream.",
-    "e2e_request_latency": "From a request's arrival to its end.",
-    "request_queue_time": "From a request's being ready for the engine to its first step.",
-}
 
 
 class ServerCollector(Collector):
@@ -36,12 +30,14 @@ class ServerCollector(Collector):
         stats: EngineStats,
         infos: Sequence[AdapterInfo],
         models: Sequence[tuple[str, ModelSeries]],
+        total: ModelSeries,
         caller: Caller,
     ) -> None:
         self._server = server
         self._stats = stats
         self._infos = infos
         self._models = models
+        self._total = total
         self._caller = caller
 
     @classmethod
@@ -49,14 +45,15 @@ class ServerCollector(Collector):
         """Read what a caller may see, on the event loop only what is counted there."""
         infos = await asyncio.to_thread(server.engine.adapter_infos)
         models = server.metrics.models.shown(_loaded(infos), caller.may_use)
-        return cls(server, server.engine.stats(), infos, models, caller)
+        total = server.metrics.models.total()
+        return cls(server, server.engine.stats(), infos, models, total, caller)
 
     def collect(self) -> Iterator[Metric]:
         """All families, each whole; on any thread."""
         yield gauges("build_info", "The version that runs.", ["version"], [((__version__,), 1)])
         yield from _engine_families(self._stats)
         yield from _model_families(self._models)
-        yield from _answer_families(self._server)
+        yield from server_families(self._server, self._total, self._caller)
         yield from adapter_families(self._server, self._stats, self._infos, self._caller)
 
 
@@ -104,7 +101,7 @@ def _model_families(models: Sequence[tuple[str, ModelSeries]]) -> Iterator[Metri
             for reason, count in series.finished.copy().items()
         ],
     )  # fmt: skip
-    for name, text in _SECONDS.items():
+    for name, text in SECONDS.items():
         # Most lines of a scrape are buckets; an adapter's empty ones tell nobody anything.
         told = [
             (model, series.seconds[name])
@@ -112,21 +109,3 @@ def _model_families(models: Sequence[tuple[str, ModelSeries]]) -> Iterator[Metri
             if position == 0 or series.seconds[name].count
         ]
         yield histograms(f"{name}_seconds", text, label[0], told)
-
-
-def _answer_families(server: ServerState) -> Iterator[Metric]:
-    metrics = server.metrics
-    yield counters(
-        "http_requests",
-        "Answers by route and status; 499 where the client had gone before there was one.",
-        ["method", "handler", "status"],
-        [((m, route, str(s)), n) for (m, route, s), n in metrics.answers.copy().items()],
-    )
-    yield counters(
-        "request_refusals", "Requests that were not served, by reason.", ["reason"],
-        [((reason,), count) for reason, count in metrics.refusals.copy().items()],
-    )  # fmt: skip
-    yield gauge(
-        "sequences_in_flight", "Sequences of requests that have not been answered.",
-        server.queue.in_flight,
-    )  # fmt: skip

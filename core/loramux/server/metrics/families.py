@@ -59,6 +59,12 @@ def histograms(
     return family
 
 
+def histogram(name: str, text: str, distribution: Distribution) -> Metric:
+    """One distribution."""
+    buckets, total = distribution.buckets(), distribution.total
+    return HistogramMetricFamily(PREFIX + name, text, buckets=buckets, sum_value=total)
+
+
 def by_label(values: Mapping[Label, float]) -> Samples:
     """Samples of a family with one label."""
     return [((label,), value) for label, value in values.items()]

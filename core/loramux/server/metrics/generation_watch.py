@@ -6,6 +6,7 @@ import time
 
 from loramux.outputs import CompletionOutput
 from loramux.server.generation.outputs_stream import PromptOutput
+from loramux.server.metrics.first_tokens import FirstTokens
 from loramux.server.metrics.model_series import ModelSeries
 
 
@@ -17,6 +18,7 @@ class GenerationWatch:
         model: name of the model, one that is served.
         began: when the request came, by :func:`time.monotonic`.
         num_completions: completions that its prompts ask for together.
+        first_tokens: where the time to the first token is counted for all models together.
         is_streamed: whether outputs come token by token; only then is a gap between them one
             between tokens.
     """
@@ -27,6 +29,7 @@ class GenerationWatch:
         model: str,
         began: float,
         num_completions: int,
+        first_tokens: FirstTokens,
         *,
         is_streamed: bool,
     ) -> None:
@@ -41,6 +44,7 @@ class GenerationWatch:
         self._series = series
         self._began = began
         self._unfinished = num_completions
+        self._first_tokens = first_tokens
         self._is_streamed = is_streamed
         self._prompts: set[int] = set()
         self._last_tokens: dict[tuple[int, int], float] = {}
@@ -87,6 +91,7 @@ class GenerationWatch:
         if not self.first_token:
             self.first_token = now
             self._series.seconds["time_to_first_token"].observe(now - self._began)
+            self._first_tokens.observe(self.digest, self._began, now)
         key = prompt_index, completion.index
         last = self._last_tokens.get(key)
         if last is not None:

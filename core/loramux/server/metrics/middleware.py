@@ -44,9 +44,10 @@ class ObservationMiddleware:
 
     def _end(self, record: RequestRecord, scope: Scope) -> None:
         route = _route_of(scope)
-        self._server.metrics.end(record, route)
+        caller = scope.get("loramux.caller")
+        self._server.metrics.end(record, route, caller)
         if self._server.access_log:
-            log_access(record, route, scope.get("loramux.caller"))
+            log_access(record, route, caller)
         if self._server.tracer is not None:
             self._server.tracer.trace(self._finished(record, route, scope))
 

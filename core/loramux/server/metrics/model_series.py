@@ -12,6 +12,14 @@ MAX_SERIES = 100
 
 OTHER = "other"
 
+SECONDS = {
+    "time_to_first_token": "From a streamed request's arrival to its first token.",
+    "inter_token_latency": "Between two tokens of a stream.",
+    "e2e_request_latency": "From a request's arrival to its end.",
+    "request_queue_time": "From a request's being ready for the engine to its first step.",
+}
+"""What is measured of a model's requests, and how it is described."""
+
 
 class ModelSeries:
     """What requests for one model have come to. Counted on the server's event loop."""
@@ -22,10 +30,8 @@ class ModelSeries:
         self.finished: Counter[str] = Counter()
         """Completions by finish reason."""
         self.seconds = {
-            "time_to_first_token": Distribution(REQUEST_SECONDS),
-            "inter_token_latency": Distribution(TOKEN_SECONDS),
-            "e2e_request_latency": Distribution(REQUEST_SECONDS),
-            "request_queue_time": Distribution(REQUEST_SECONDS),
+            name: Distribution(TOKEN_SECONDS if name == "inter_token_latency" else REQUEST_SECONDS)
+            for name in SECONDS
         }
         self.was_shown = False
         """Whether a scrape has seen it."""
@@ -50,6 +56,7 @@ class ModelTable:
         self._base_names = base_names
         self._base = ModelSeries()
         self._other = ModelSeries()
+        self._gone = ModelSeries()
         self._adapters: dict[str, ModelSeries] = {}
         self._capacity = capacity
 
@@ -64,6 +71,13 @@ class ModelTable:
             return self._other
         return self._adapters.setdefault(name, ModelSeries())
 
+    def total(self) -> ModelSeries:
+        """All of it since the start, what is shown no more included."""
+        total = ModelSeries()
+        for series in (self._base, self._other, self._gone, *self._adapters.values()):
+            total.add(series)
+        return total
+
     def shown(
         self, loaded: Collection[str], may_see: Callable[[str], bool] = lambda name: True
     ) -> list[tuple[str, ModelSeries]]:
@@ -75,8 +89,7 @@ class ModelTable:
         for name, series in list(self._adapters.items()):
             if name not in loaded:
                 del self._adapters[name]
-                if not series.was_shown:
-                    self._other.add(series)
+                (self._gone if series.was_shown else self._other).add(series)
         seen = [(name, series) for name, series in self._adapters.items() if may_see(name)]
         for _, series in seen:
             series.was_shown = True

@@ -36,6 +36,9 @@ _BY_STATUS = {
     503: "unavailable",
 }
 
+REASONS = tuple(dict.fromkeys([*(word for _, word in _BY_ERROR), *_BY_STATUS.values(), "internal"]))
+"""All there are; those of statuses that are named nowhere above are among them."""
+
 
 def reason_of(error: Exception) -> str | None:
     """Why a request failed with this error; None where its status says it best."""

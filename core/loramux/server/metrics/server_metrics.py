@@ -8,9 +8,12 @@ from typing import Protocol
 
 from loramux.lora.request import LoRARequest
 from loramux.pooling_params import Params
+from loramux.server.metrics.callers import CallerAnswers
+from loramux.server.metrics.first_tokens import AdapterStages, FirstTokens
 from loramux.server.metrics.generation_watch import GenerationWatch
 from loramux.server.metrics.model_series import ModelTable
 from loramux.server.metrics.record import RequestRecord
+from loramux.server.metrics.refusals import REASONS
 
 
 class ServedModel(Protocol):
@@ -34,11 +37,13 @@ class Generation(Protocol):
 class ServerMetrics:
     """Plain numbers, changed on the event loop alone; a scrape may read them on another thread."""
 
-    def __init__(self, base_names: Collection[str]) -> None:
+    def __init__(self, base_names: Collection[str], adapter_stages: AdapterStages) -> None:
         self.models = ModelTable(base_names)
+        self.first_tokens = FirstTokens(adapter_stages)
+        self.callers = CallerAnswers()
         self.answers: Counter[tuple[str, str, int]] = Counter()
         """By method, route and status."""
-        self.refusals: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self._generating: dict[RequestRecord, str] = {}
 
     def begin(
@@ -51,6 +56,7 @@ class ServerMetrics:
             model,
             record.began,
             sum(params.n for params in generation.params),
+            self.first_tokens,
             is_streamed=is_streamed,
         )
         record.generation = watch
@@ -58,11 +64,12 @@ class ServerMetrics:
             self._generating[record] = model
         return watch
 
-    def end(self, record: RequestRecord, route: str) -> None:
-        """Count a request that is over."""
+    def end(self, record: RequestRecord, route: str, caller: str | None = None) -> None:
+        """Count a request that is over, and whose key had asked."""
         record.end()
         self._generating.pop(record, None)
         self.answers[record.method, route, record.status] += 1
+        self.callers.count(caller, record.status)
         if record.refusal is not None:
             self.refusals[record.refusal] += 1
 
