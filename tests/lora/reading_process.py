@@ -14,7 +14,7 @@ from loramux.lora.site import LoRASite
 from loramux.lora.size_limit import DEFAULT_MAX_BYTES
 from loramux.lora.weights import AdapterWeights
 
-START_SECONDS = 60
+START_SECONDS = 120
 
 
 @contextmanager

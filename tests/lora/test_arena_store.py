@@ -163,7 +163,7 @@ class World:
         if not self.pool.prefetch(self.adapters[digest], keep):
             return False
         while self.pool._placing:
-            assert self.changed.acquire(timeout=10)
+            assert self.changed.acquire(timeout=60)
             self.pool.collect()
         return True
 

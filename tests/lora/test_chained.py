@@ -9,7 +9,7 @@ import pytest
 
 from loramux.lora.fetch.chained import chain, completed
 
-TIMEOUT = 10
+TIMEOUT = 60
 
 
 def failed(error: BaseException) -> Future[str]:

@@ -16,7 +16,7 @@ from loramux.lora.device.store import TensorStore
 from loramux.lora.weights import AdapterWeights, LowRankPair
 from tests.lora.residents import make_adapter
 
-TIMEOUT = 10
+TIMEOUT = 60
 
 
 class Store:

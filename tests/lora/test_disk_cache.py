@@ -462,7 +462,7 @@ def test_threads_that_want_one_source_share_one_fetch(cache):
 
 
 def test_different_sources_are_fetched_in_parallel(cache):
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
     sources = [FakeSource(name, b"tensors", before=lambda _: both.wait()) for name in "ab"]
     with ThreadPoolExecutor(2) as threads:
         assert list(threads.map(lambda source: content(cache, source), sources)) == [b"tensors"] * 2

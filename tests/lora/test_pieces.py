@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
 from loramux.env import EnvironmentVariableError
 from loramux.lora.checkpoint import pieces as pieces_module
+from loramux.lora.checkpoint import read_threads as pool
 from loramux.lora.checkpoint.pieces import FileShortenedError, Pieces, reading_pieces
 from loramux.lora.checkpoint.read_threads import read_threads, shared_out
 
@@ -106,7 +107,7 @@ def test_all_is_done_by_the_caller_while_the_pool_is_busy(monkeypatch):
     release, done = threading.Event(), []
     with ThreadPoolExecutor(1) as other:
         # Two long pieces hold the pool's threads and the one beside it.
-        busy = other.submit(share_out, 3, lambda position: release.wait(10))
+        busy = other.submit(share_out, 3, lambda position: release.wait(60))
         share_out(40, done.append)
         assert sorted(done) == list(range(40))
         release.set()
@@ -116,7 +117,7 @@ def test_all_is_done_by_the_caller_while_the_pool_is_busy(monkeypatch):
 def test_threads_share_the_work(monkeypatch):
     monkeypatch.setenv("LORAMUX_READ_THREADS", "4")
     together = threading.Barrier(4)  # passes only if four threads are in it at a time
-    share_out(4, lambda position: together.wait(10))
+    share_out(4, lambda position: together.wait(60))
 
 
 def test_nothing_goes_on_behind_a_reader_that_leaves_early(monkeypatch):
@@ -125,12 +126,13 @@ def test_nothing_goes_on_behind_a_reader_that_leaves_early(monkeypatch):
 
     def work(position):
         begun.set()
-        release.wait(10)
+        release.wait(60)
         done.append(position)
 
     with shared_out(40, work):
-        assert begun.wait(10)
-        threading.Timer(0.05, release.set).start()
+        assert begun.wait(60)
+        # Released only when the block has been left, and what goes on is waited for.
+        monkeypatch.setattr(pool, "wait", lambda going_on: (release.set(), wait(going_on)))
     assert len(done) == 1
 
 

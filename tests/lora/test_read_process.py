@@ -276,10 +276,10 @@ process.serve([])
 assert process.wait_until_ready({seconds})
 holder = os.fork() if {forks} else 0
 if {forks} and holder == 0:
-    time.sleep({seconds})  # with a copy of the engine's end of the socket
+    time.sleep(10 * {seconds})  # with a copy of the engine's end of the socket
     os._exit(0)
 print(process.process_id, holder, flush=True)
-time.sleep({seconds})
+time.sleep(10 * {seconds})
 """
 
 

@@ -82,7 +82,7 @@ def with_chain(
 ) -> None:
     """Run ``use`` with a chain of these resolvers, and see its threads end."""
     before = set(threading.enumerate())
-    options = {"timeout": 5.0, "negative_ttl": 0.0} | options
+    options = {"timeout": 60.0, "negative_ttl": 0.0} | options
     named = [NamedResolver.of(name, resolver) for name, resolver in resolvers.items()]
     chain = ResolverChain(named, registry or ResolverRegistry(), **options)
     try:
@@ -90,7 +90,7 @@ def with_chain(
     finally:
         chain.close()
     for thread in _resolver_threads() - before:
-        thread.join(2)  # that of a resolver which was unregistered ends by itself
+        thread.join(60)  # that of a resolver which was unregistered ends by itself
     assert _resolver_threads() <= before
 
 
@@ -299,16 +299,16 @@ def test_a_resolver_known_in_both_ways_is_asked_once():
 
 
 async def hang(lora_name: str) -> None:
-    await asyncio.sleep(60)
+    await asyncio.sleep(600)
 
 
 async def block(lora_name: str) -> None:
-    time.sleep(0.5)
+    time.sleep(1.2)
 
 
 async def cling(lora_name: str) -> None:
     """Takes no notice of being cancelled, for a while."""
-    ending = time.monotonic() + 0.5
+    ending = time.monotonic() + 1.2
     while time.monotonic() < ending:
         try:
             await asyncio.sleep(0.05)
@@ -332,9 +332,9 @@ BAD = {
     "exiting": (lambda: Fails(SystemExit(1)), "raised RuntimeError"),
     "panicking": (lambda: Fails(Panic()), "raised RuntimeError"),
     "stopping": (lambda: Fails(StopIteration()), "raised RuntimeError"),
-    "hanging": (lambda: Scripted(hang), "did not answer within 0.3 s"),
-    "blocking": (lambda: Scripted(block), "did not answer within 0.3 s"),
-    "clinging": (lambda: Scripted(cling), "did not answer within 0.3 s"),
+    "hanging": (lambda: Scripted(hang), "did not answer within 1 s"),
+    "blocking": (lambda: Scripted(block), "did not answer within 1 s"),
+    "clinging": (lambda: Scripted(cling), "did not answer within 1 s"),
     "rubbish": (lambda: Scripted(rubbish), "raised TypeError"),
 }
 
@@ -352,7 +352,9 @@ def test_a_bad_resolver_hides_no_good_one(bad, caplog):
         assert (await chain.resolve(BASE, "x")).resolver_name == "good"
         assert chain.failures()[0] == ResolverFailures("bad", total=1, in_a_row=1)
 
-    with_chain(use, {"bad": resolver, "good": Knows("x")}, timeout=0.6)
+    # Half of it for the bad one; the good one should need little of the other half.
+    seconds = 2 if "did not answer" in complaint else 60
+    with_chain(use, {"bad": resolver, "good": Knows("x")}, timeout=seconds)
     assert f"resolver bad {complaint} when asked for adapter 'x'" in caplog.text
 
 
@@ -391,39 +393,43 @@ def test_that_a_resolver_answers_again_is_told(caplog):
 
 
 def test_a_blocking_resolver_does_not_hold_up_the_event_loop():
+    begun, release = threading.Event(), threading.Event()
+    released = []
+
+    async def block_until_released(lora_name: str) -> None:
+        begun.set()
+        released.append(release.wait(30))
+
     async def use(chain: ResolverChain) -> None:
         search = asyncio.create_task(chain.resolve(BASE, "x"))
-        longest, last = 0.0, time.monotonic()
-        while not search.done():
+        while not begun.is_set():
             await asyncio.sleep(0.005)
-            now = time.monotonic()
-            longest, last = max(longest, now - last), now
+        release.set()
+        await asyncio.wait([search])
         assert isinstance(search.exception(), ModelNotFoundError)
-        assert longest < 0.4
 
-    with_chain(use, {"blocking": Scripted(block)})
+    with_chain(use, {"blocking": Scripted(block_until_released)})
+    assert released == [True]
 
 
 def test_a_blocking_resolver_is_not_waited_for_again_and_again():
     release = threading.Event()
 
     async def block_until_released(lora_name: str) -> None:
-        release.wait(10)
+        release.wait(60)
 
     async def use(chain: ResolverChain) -> None:
-        await chain.resolve(BASE, "x")
-        await asyncio.sleep(0.45)
-        started = time.monotonic()
+        with pytest.raises(AdapterUnavailableError, match="did not answer"):
+            await chain.resolve(BASE, "x")
+        await asyncio.sleep(0.35)
         with pytest.raises(AdapterUnavailableError, match="is blocked by an earlier look-up"):
             await chain.resolve(BASE, "y")
-        assert time.monotonic() - started < 0.15
         release.set()
-        await asyncio.sleep(0.1)
+        chain._timeout = 60
         with pytest.raises(ModelNotFoundError):
             await chain.resolve(BASE, "y")
 
-    resolvers = {"blocking": Scripted(block_until_released), "good": Knows("x")}
-    with_chain(use, resolvers, timeout=0.4)
+    with_chain(use, {"blocking": Scripted(block_until_released)}, timeout=0.3)
 
 
 def test_look_ups_of_one_resolver_are_bounded(monkeypatch):
@@ -442,14 +448,14 @@ def test_look_ups_of_one_resolver_are_bounded(monkeypatch):
 
 
 def test_quick_resolvers_leave_their_time_to_slow_ones():
-    async def slow(lora_name: str) -> LoRARequest:
-        await asyncio.sleep(0.4)
-        return found(lora_name)
+    slow = AsksWho("ann")
 
     async def use(chain: ResolverChain) -> None:
-        assert (await chain.resolve(BASE, "x")).resolver_name == "slow"
+        await chain.resolve(BASE, "x", context=ResolveContext("ann"))
+        (context,) = slow.contexts
+        assert 300 < context.deadline - time.monotonic() <= 600
 
-    with_chain(use, {"a": Knows(), "b": Knows(), "slow": Scripted(slow)}, timeout=0.6)
+    with_chain(use, {"a": Knows(), "b": Knows(), "slow": slow}, timeout=600)
 
 
 def test_a_resolver_keeps_its_event_loop_between_look_ups():
@@ -521,16 +527,18 @@ def test_a_hundred_callers_share_a_failure():
 
 
 def test_different_names_are_looked_up_side_by_side():
-    async def slowly_yes(lora_name: str) -> LoRARequest:
-        await asyncio.sleep(0.1)
+    begun = []
+
+    async def yes_when_all_have_begun(lora_name: str) -> LoRARequest:
+        begun.append(lora_name)
+        while len(begun) < 50:
+            await asyncio.sleep(0.005)
         return found(lora_name)
 
     async def use(chain: ResolverChain) -> None:
-        started = time.monotonic()
         await asyncio.gather(*(chain.resolve(BASE, f"x{i}") for i in range(50)))
-        assert time.monotonic() - started < 2
 
-    with_chain(use, {"a": Scripted(slowly_yes)})
+    with_chain(use, {"a": Scripted(yes_when_all_have_begun)})
 
 
 class Endless(LoRAResolver):
@@ -542,7 +550,7 @@ class Endless(LoRAResolver):
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> None:
         self.started.set()
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         finally:
             self.cancelled.set()
 
@@ -552,16 +560,17 @@ def test_cancellation_reaches_the_caller_and_the_resolver():
 
     async def use(chain: ResolverChain) -> None:
         searches = [asyncio.create_task(chain.resolve(BASE, "x")) for _ in range(2)]
-        await asyncio.to_thread(endless.started.wait, 5)
+        await asyncio.to_thread(endless.started.wait, 60)
         searches[0].cancel()
-        await asyncio.wait(searches, timeout=0.05)
+        await asyncio.wait(searches[:1])
+        await asyncio.sleep(0.05)
         assert searches[0].cancelled()
         assert not searches[1].done()
         assert not endless.cancelled.is_set()
         searches[1].cancel()
         await asyncio.wait(searches)
         assert searches[1].cancelled()
-        assert await asyncio.to_thread(endless.cancelled.wait, 5)
+        assert await asyncio.to_thread(endless.cancelled.wait, 60)
         assert not any(resolver.total for resolver in chain.failures())
 
     with_chain(use, {"endless": endless, "unasked": unasked})
@@ -594,7 +603,7 @@ def test_a_resolver_learns_who_asks_if_it_wants_to():
         await chain.resolve(BASE, "x", context=ResolveContext("ann"))
         (context,) = resolver.contexts
         assert context.caller == "ann"
-        assert 0 < context.deadline - time.monotonic() < 5
+        assert 0 < context.deadline - time.monotonic() <= 60
 
     with_chain(use, {"plain": plain, "a": resolver})
     assert plain.asked == [(BASE, "x")]
@@ -631,8 +640,11 @@ def test_callers_do_share_where_no_answer_depends_on_them():
 
 
 def test_a_caller_in_a_hurry_leaves_the_others_their_search():
-    async def slowly_yes(lora_name: str) -> LoRARequest:
-        await asyncio.sleep(0.2)
+    release = threading.Event()
+
+    async def yes_when_released(lora_name: str) -> LoRARequest:
+        while not release.is_set():
+            await asyncio.sleep(0.005)
         return found(lora_name)
 
     async def use(chain: ResolverChain) -> None:
@@ -640,10 +652,11 @@ def test_a_caller_in_a_hurry_leaves_the_others_their_search():
         soon = ResolveContext(deadline=time.monotonic() + 0.05)
         with pytest.raises(AdapterUnavailableError, match="before the request's deadline"):
             await chain.resolve(BASE, "x", context=soon)
+        release.set()
         assert (await patient).lora_request == found("x")
         assert not any(resolver.total for resolver in chain.failures())
 
-    with_chain(use, {"a": Scripted(slowly_yes)})
+    with_chain(use, {"a": Scripted(yes_when_released)})
 
 
 def test_without_a_deadline_a_caller_waits_as_long_as_the_search_lasts():
@@ -657,15 +670,25 @@ def test_an_unknown_name_is_asked_for_again_when_its_time_is_up():
     resolver = Knows()
 
     async def use(chain: ResolverChain) -> None:
+        with pytest.raises(ModelNotFoundError):
+            await chain.resolve(BASE, "x")
+        resolver.names = ("x",)
+        await asyncio.sleep(0.06)
+        assert (await chain.resolve(BASE, "x")).lora_request == found("x")
+
+    with_chain(use, {"a": resolver}, negative_ttl=0.05)
+
+
+def test_an_unknown_name_is_not_asked_for_again_before():
+    resolver = Knows()
+
+    async def use(chain: ResolverChain) -> None:
         for _ in range(3):
             with pytest.raises(ModelNotFoundError):
                 await chain.resolve(BASE, "x")
-        assert len(resolver.asked) == 1
-        resolver.names = ("x",)
-        await asyncio.sleep(0.25)
-        assert (await chain.resolve(BASE, "x")).lora_request == found("x")
 
-    with_chain(use, {"a": resolver}, negative_ttl=0.2)
+    with_chain(use, {"a": resolver}, negative_ttl=60)
+    assert len(resolver.asked) == 1
 
 
 def test_a_miss_is_one_of_its_base_model_alone():
@@ -725,20 +748,24 @@ def test_unknown_names_leave_memory_flat():
 def test_the_environment_sets_the_times(monkeypatch):
     monkeypatch.setenv("LORAMUX_LORA_RESOLVE_TIMEOUT", "0.05")
     monkeypatch.setenv("LORAMUX_LORA_NEGATIVE_TTL", "0")
+    hanging = ResolverChain([NamedResolver.of("h", Scripted(hang))])
     no = Knows()
-    chain = ResolverChain([NamedResolver.of("no", no), NamedResolver.of("h", Scripted(hang))])
+    quick = ResolverChain([NamedResolver.of("no", no)], timeout=60)
 
     async def use() -> None:
         started = time.monotonic()
+        with pytest.raises(AdapterUnavailableError):
+            await hanging.resolve(BASE, "x")
+        assert time.monotonic() - started < 30, "it took as long as without the variable"
         for _ in range(2):
-            with pytest.raises(AdapterUnavailableError):
-                await chain.resolve(BASE, "x")
-        assert time.monotonic() - started < 2
+            with pytest.raises(ModelNotFoundError):
+                await quick.resolve(BASE, "x")
 
     try:
         asyncio.run(use())
     finally:
-        chain.close()
+        hanging.close()
+        quick.close()
     assert len(no.asked) == 2
 
 

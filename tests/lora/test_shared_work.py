@@ -11,7 +11,7 @@ import pytest
 
 from loramux.lora.fetch.shared_work import Abandoned, SharedWork
 
-TIMEOUT = 10
+TIMEOUT = 60
 
 
 class GatedWork:
