@@ -1,7 +1,8 @@
-"""Checks of single request fields; each refusal names the field, the rule and what was given."""
+"""Checks of single fields; each refusal names the field, the rule and what was given."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any
@@ -53,6 +54,19 @@ def mapping(name: str, value: Any) -> Mapping[str, Any]:
     """``value`` if it is a mapping whose keys are names."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise _wrong_type(name, "a mapping from names to values", value)
+    return value
+
+
+def json_object(name: str, example: str, text: str) -> dict[str, Any]:
+    """The object that ``text`` is in JSON, such as ``example``."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidRequestError(
+            f"{name} must be a JSON object such as {example}, got {text!r}.", param=name
+        )
     return value
 
 

@@ -172,7 +172,7 @@ def test_the_model_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         (["--shape", "huge"], "--shape must be one of tiny, llama-3.1-8b, got 'huge'"),
         (["model"], "needs --output DIR"),
         (["--adapters", "many"], "argument --adapters: invalid"),
-        (["--engine-args", "[]"], "argument --engine-args: invalid"),
+        (["--engine-args", "[]"], "engine_args must be a JSON object such as {"),
     ],
 )
 def test_command_lines_that_make_no_sense(

@@ -90,8 +90,9 @@ def test_command_lines_that_make_no_sense(
         (["--max-loras", "0"], "max_loras must be at least 1, got 0."),
         (["--max_loras=4", "--max_cpu_loras", "2"], "max_cpu_loras (2) must be at least"),
         (["--lora-modules", "nothing"], "takes name=path or a JSON object"),
-        (["--lora-modules", "{x"], "Invalid JSON format for --lora-modules"),
-        (["--lora-modules", json.dumps({"name": "a"})], "Invalid fields for --lora-modules"),
+        (["--lora-modules", "{x"], 'lora_modules must be a JSON object such as {"name"'),
+        (["--lora-modules", json.dumps({"name": "a"})], "--lora-modules takes name, path and"),
+        (["--lora-modules", json.dumps({"name": "a", "path": 1})], "--lora-modules takes name, pa"),
     ],
 )
 def test_values_that_are_out_of_range(

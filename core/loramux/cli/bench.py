@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loramux import field_checks as check
 from loramux.cli import COMMANDS
+from loramux.cli.engine_arguments import reported
 
 if TYPE_CHECKING:
     from loramux.bench.settings import Settings
@@ -35,6 +38,8 @@ examples:
   loramux bench cold --shape llama-3.1-8b --base-url http://127.0.0.1:8000 --model base \\
       --adapters-dir /srv/adapters                  a server that runs already
 """
+
+ENGINE_ARGS = '{"max_num_batched_tokens": 8192}'
 
 CHOICES = ("all", "throughput", "http", "cold", "storm", "memory", "model")
 
@@ -106,8 +111,9 @@ def _add_general(parser: argparse.ArgumentParser) -> None:
     add("--json", metavar="FILE", help="write the figures as JSON, too; - prints JSON only")
     add("--scratch", type=Path, metavar="DIR",
         help="where models and adapters are written for the time being")  # fmt: skip
-    add("--engine-args", type=_json_object, default={}, metavar="JSON",
-        help='more arguments for every engine, like {"max_num_batched_tokens": 8192}')  # fmt: skip
+    add("--engine-args", type=reported(partial(check.json_object, "engine_args", ENGINE_ARGS)),
+        default={}, metavar="JSON",
+        help=f"more arguments for every engine, like {ENGINE_ARGS}")  # fmt: skip
     add("--output", type=Path, metavar="DIR", help="where loramux bench model writes")
     add("--input-len", type=int, metavar="INT", help="prompt tokens of a request (64, or 512)")
 
@@ -188,13 +194,6 @@ def _write_model(arguments: argparse.Namespace, settings: Settings) -> int:
     write_model(arguments.output, SHAPES[settings.shape], weights=weights)
     print(arguments.output)
     return 0
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError("it is no JSON object")
-    return value
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -79,13 +79,13 @@ def _settings(spec: Field[Any], hint: Any) -> dict[str, Any]:
     if kinds == [list[str]]:
         return {**settings, "nargs": "+", "metavar": "NAME"}
     if "parse" in spec.metadata:
-        return {**settings, "type": _reported(spec.metadata["parse"]), "metavar": "JSON"}
+        return {**settings, "type": reported(spec.metadata["parse"]), "metavar": "JSON"}
     if "choices" in spec.metadata:
         return {**settings, "choices": spec.metadata["choices"]}
     return {**settings, "type": kinds[0], "metavar": kinds[0].__name__.upper()}
 
 
-def _reported(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+def reported(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """``parse``, its refusals told as argparse tells its own."""
 
     def read(text: str) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from loramux import field_checks as check
@@ -15,26 +15,6 @@ from loramux.pooling_params import PoolerConfig
 OVERRIDES = '{"is_matryoshka": true}'
 POOLER = '{"pooling_type": "MEAN", "normalize": true}'
 """Examples of what fields that are JSON objects on the command line may be."""
-
-
-def json_object(name: str, example: str) -> Callable[[str], dict[str, Any]]:
-    """Reads what stands behind a flag that takes a JSON object.
-
-    What it returns raises an InvalidRequestError with the field's name and an example of one.
-    """
-
-    def read(text: str) -> dict[str, Any]:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise InvalidRequestError(
-                f"{name} must be a JSON object such as {example}, got {text!r}.", name
-            )
-        return value
-
-    return read
 
 
 def option(default: Any, help: str, **extra: Any) -> Any:
@@ -69,7 +49,7 @@ class EngineArgs:
     hf_overrides: Mapping[str, Any] | None = option(
         None,
         f"fields of the model's configuration that are to be others, such as {OVERRIDES}",
-        parse=json_object("hf_overrides", OVERRIDES),
+        parse=partial(check.json_object, "hf_overrides", OVERRIDES),
     )
     dtype: str = option(
         "auto",
@@ -103,7 +83,7 @@ class EngineArgs:
         None,
         f"how embeddings are made, such as {POOLER}, with LAST, MEAN or CLS; otherwise as the "
         "model's files say, or else LAST and normalized",
-        parse=json_object("pooler_config", POOLER),
+        parse=partial(check.json_object, "pooler_config", POOLER),
     )
 
     model_impl: str = option(

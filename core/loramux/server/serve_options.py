@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from loramux import field_checks as check
 from loramux.errors import InvalidRequestError
 from loramux.lora.resolve.catalog import AdapterModule
 from loramux.server.chat.tools.options import ToolOptions
 from loramux.server.http.connections import ConnectionOptions
+
+MODULE = '{"name": "sql", "path": "/srv/adapters/sql"}'
+"""An example of an adapter to begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,19 +115,15 @@ def parse_adapter_module(text: str) -> AdapterModule:
 
 
 def _from_json(text: str) -> AdapterModule:
-    try:
-        fields = json.loads(text)
-    except ValueError as error:
-        raise InvalidRequestError(
-            f"Invalid JSON format for --lora-modules: {text} ({error}).", "lora_modules"
-        ) from error
+    given = check.json_object("lora_modules", MODULE, text)
+    fields = {name: value for name, value in given.items() if value is not None}
     if fields.get("is_3d_lora_weight") is False:
         del fields["is_3d_lora_weight"]
-    known = {"name", "path", "base_model_name"}
-    if not {"name", "path"} <= fields.keys() <= known:
+    is_text = all(isinstance(value, str) for value in fields.values())
+    if not is_text or not {"name", "path"} <= fields.keys() <= {"name", "path", "base_model_name"}:
         raise InvalidRequestError(
-            f"Invalid fields for --lora-modules: {text} (it takes name, path and maybe "
-            "base_model_name).",
+            "--lora-modules takes name, path and maybe base_model_name, all of them text, "
+            f"got {text!r}.",
             "lora_modules",
         )
     return AdapterModule(**fields)
