@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json as json_text
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from loramux import field_checks as check
@@ -78,6 +79,11 @@ class StructuredOutputsParams:
             return json_text.loads(self.json)
         except (ValueError, RecursionError) as error:
             raise InvalidRequestError(f"The JSON schema is no JSON: {error}.", PARAM) from error
+
+    @cached_property
+    def key(self) -> str:
+        """A text that is the same for equal forms, and no other; made once, however many ask."""
+        return json_text.dumps(asdict(self), default=dict)
 
     @classmethod
     def of(cls, value: Any) -> StructuredOutputsParams | None:

@@ -160,9 +160,11 @@ def test_tokenize_and_detokenize(server: RunningServer) -> None:
         chat = client.post("/tokenize", json={"messages": HELLO}).json()
         back = client.post("/detokenize", json={"tokens": text["tokens"]}).json()
         wrong = client.post("/detokenize", json={"tokens": [-1]})
+        long = client.post("/detokenize", json={"tokens": [1] * 257})
     assert text["count"] == len(text["tokens"]) == len(text["token_strs"]) == 6
     assert text["max_model_len"] == server.engine.max_model_len
     assert chat["count"] == len(RENDERED)
     assert back == {"prompt": "héllo"}
     assert wrong.status_code == 400
     assert wrong.json()["error"]["param"] == "tokens"
+    assert "takes at most 256; send them in parts" in long.json()["error"]["message"]

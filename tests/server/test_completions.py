@@ -52,6 +52,14 @@ def test_n_completions_of_each_prompt_keep_their_index(server: RunningServer) ->
     assert answer.usage.completion_tokens == 8
 
 
+def test_prompts_that_generate_as_many_tokens_share_their_parameters(server: RunningServer) -> None:
+    """Checking them takes milliseconds where they hold a schema, on the loop."""
+    server.openai().completions.create(model="base", prompt=["ab", "c" * 250, "cd"])
+    few, many = sorted(server.engine.params, key=lambda params: params.max_tokens)[::2]
+    assert (few.max_tokens, many.max_tokens) == (6, 16)
+    assert len({id(params) for params in server.engine.params}) == 2
+
+
 def test_stream_is_the_same_text_in_pieces(server: RunningServer) -> None:
     stream = server.openai().completions.create(
         model="base", prompt=["ab", "cd"], n=2, max_tokens=3, stream=True,

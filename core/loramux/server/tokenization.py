@@ -13,6 +13,7 @@ from loramux.server.chat.template import ChatFields, render_chat
 from loramux.server.generation.prompts import encode
 from loramux.server.http.body import read_json, validate
 from loramux.server.http.documented import answers, documented
+from loramux.server.http.errors import bad_request
 from loramux.server.http.json_types import WHOLE, within
 from loramux.server.state import Server, ServerState
 
@@ -77,8 +78,15 @@ async def tokenize(request: Request, server: Server) -> JSONResponse:
 
 @router.post("/detokenize", openapi_extra=documented(DetokenizeRequest), **answers(TokensText))
 async def detokenize(request: Request, server: Server) -> JSONResponse:
-    """The text of token ids."""
+    """The text of token ids, of as many as the model takes."""
     body = await read_json(request, partial(validate, DetokenizeRequest))
+    # The tokenizer keeps the interpreter until it is done, 0.1 s for 400,000.
+    if len(body.tokens) > server.engine.max_model_len:
+        raise bad_request(
+            f"tokens holds {len(body.tokens)} token ids, and this model takes at most "
+            f"{server.engine.max_model_len}; send them in parts.",
+            "tokens",
+        )
     return JSONResponse({"prompt": await server.tokenizer.decode(body.tokens, param="tokens")})
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from loramux.engine.structured.library import compile_matcher, load_vocabulary, require_library
@@ -81,7 +79,7 @@ class GrammarCompiler:
 
     def _find(self, wanted: StructuredOutputsParams) -> Future[Grammar]:
         self._check()
-        key = json.dumps(asdict(wanted), default=dict)
+        key = wanted.key
         with self._lock:
             future = self._grammars.get(key)
             if future is None:

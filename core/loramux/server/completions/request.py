@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -36,19 +36,25 @@ class CompletionRequest(SamplingFields):
         return self.echo and self.max_tokens == 0
 
     def params_for(
-        self, prompt_length: int, max_model_len: int, defaults: Mapping[str, Any]
-    ) -> SamplingParams:
-        """Sampling parameters for a prompt of this length.
+        self, prompt_lengths: Sequence[int], max_model_len: int, defaults: Mapping[str, Any]
+    ) -> list[SamplingParams]:
+        """Sampling parameters for each prompt; one object for all that generate as many tokens,
+        since checking it takes milliseconds where it holds a schema, and prompts may be a thousand.
 
         Raises:
             InvalidRequestError: a value is out of range.
         """
+        tokens = [self._tokens_to_generate(max_model_len - length) for length in prompt_lengths]
+        params = {max_tokens: self._params(max_tokens, defaults) for max_tokens in set(tokens)}
+        return [params[max_tokens] for max_tokens in tokens]
+
+    def _params(self, max_tokens: int, defaults: Mapping[str, Any]) -> SamplingParams:
         prompt_logprobs = self.prompt_logprobs
         if self.echo and self.logprobs is not None:
             prompt_logprobs = max(self.logprobs, prompt_logprobs or 0)
         return self.sampling_params(
             defaults,
-            max_tokens=self._tokens_to_generate(max_model_len - prompt_length),
+            max_tokens=max_tokens,
             logprobs=self.logprobs,
             prompt_logprobs=prompt_logprobs,
         )

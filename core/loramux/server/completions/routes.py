@@ -59,10 +59,11 @@ async def prepare(request: Request, server: ServerState, parsed: ParsedCompletio
     body, texts = parsed.body, parsed.texts
     admit(request, len(texts), body.n)
     prompts = await asyncio.gather(*(_encode(server, body, text) for text in texts))
-    limit, defaults = server.engine.max_model_len, server.engine.default_sampling_params()
-    for prompt in prompts:
-        check_length(len(prompt.token_ids), body.max_tokens, limit)
-    params = [body.params_for(len(prompt.token_ids), limit, defaults) for prompt in prompts]
+    params = body.params_for(
+        [len(prompt.token_ids) for prompt in prompts],
+        server.engine.max_model_len,
+        server.engine.default_sampling_params(),
+    )
     model = await choose_model(request, server, body.model, body.cache_salt)
     return Generation(f"cmpl-{request_id_of(request)}", model, prompts, params)
 
@@ -70,10 +71,11 @@ async def prepare(request: Request, server: ServerState, parsed: ParsedCompletio
 async def _encode(server: ServerState, body: CompletionRequest, prompt: str | list[int]) -> Prompt:
     tokenizer = server.tokenizer
     if isinstance(prompt, str):
-        text = prompt
         token_ids = await tokenizer.encode(prompt, add_special_tokens=body.add_special_tokens)
     else:
         token_ids = prompt
-        text = await tokenizer.decode(prompt) if body.echo else ""
-    first_token = await tokenizer.decode(token_ids[:1]) if body.echo else ""
-    return Prompt(token_ids, text, first_token)
+    check_length(len(token_ids), body.max_tokens, server.engine.max_model_len)
+    if not body.echo:
+        return Prompt(token_ids)
+    text = prompt if isinstance(prompt, str) else await tokenizer.decode(token_ids)
+    return Prompt(token_ids, text, await tokenizer.decode(token_ids[:1]))

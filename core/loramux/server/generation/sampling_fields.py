@@ -15,6 +15,9 @@ from loramux.structured_outputs import StructuredOutputsParams
 MAX_LOGPROBS = 20
 """Most likely tokens a request may ask for at each step, as in the OpenAI API."""
 
+MAX_TOKEN_IDS = 1024
+"""Tokens that one request may name as stops, or give a bias; each is looked at at every step."""
+
 _PLAIN_FIELDS = (
     "n",
     "presence_penalty",
@@ -63,10 +66,10 @@ class SamplingFields(StructuredFields):
     min_p: Annotated[float, within(minimum=0, maximum=1)] | None = None
     seed: Integer | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[Integer] | None = None
+    stop_token_ids: Annotated[list[Integer], Field(max_length=MAX_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, within(minimum=0), WHOLE] | None = None
-    logit_bias: dict[IntegerKey, float] | None = None
+    logit_bias: Annotated[dict[IntegerKey, float], Field(max_length=MAX_TOKEN_IDS)] | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
