@@ -94,8 +94,10 @@ class EngineArgs:
     )
     attention_backend: str = option(
         "auto",
-        "attention over the paged cache; auto is triton on a GPU and torch elsewhere",
-        choices=("auto", "torch", "triton"),
+        "attention over the paged cache; auto is triton on a GPU and torch elsewhere; flashinfer "
+        "and flash_attn are those libraries, where installed, by their documented interfaces and "
+        "not measured yet",
+        choices=("auto", "torch", "triton", "flashinfer", "flash_attn"),
     )
     enforce_eager: bool = option(False, "launch every kernel anew instead of whole CUDA graphs")
     async_scheduling: bool | None = option(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from loramux.engine.running.step_layout import ChunkRows, StepLayout
-from loramux.errors import InvalidRequestError
-from loramux.models.attention import Attend, KVShape
+from loramux.models.attention import Attend
 from loramux_kernels.paged_attention import (
     AttentionBatch,
     DecodeGroup,
@@ -20,6 +20,9 @@ from loramux_kernels.paged_attention import (
     PrefillChunk,
     paged_attention,
 )
+
+if TYPE_CHECKING:
+    from loramux_kernels.triton_attention import Metadata
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,23 +113,27 @@ class TritonAttention(AttentionBackend):
         self._kernels.write_kv(cache, slots, keys, values)
 
     def over(self, layout: StepLayout, slots: Tensor) -> Attend:
+        return self._attend_over(self._metadata(layout, slots))
+
+    def over_padded(self, batch: PaddedBatch) -> Attend:
+        return self._attend_over(self._padded_metadata(batch))
+
+    def _attend_over(self, metadata: Metadata) -> Attend:
+        return partial(_attend_triton, self._kernels.triton_paged_attention, metadata)
+
+    def _metadata(self, layout: StepLayout, slots: Tensor) -> Metadata:
         spare = self._max_num_seqs - len(layout.rows)
-        blocks = [
-            rows.chunk.sequence.block_ids[: -(-rows.length // layout.block_size)]
-            for rows in layout.rows
-        ]
-        metadata = self._kernels.Metadata.build(
+        return self._kernels.Metadata.build(
             slots,
-            blocks + [[]] * spare,
+            filled_blocks(layout) + [[]] * spare,
             [rows.length for rows in layout.rows] + [0] * spare,
             [rows.chunk.num_tokens for rows in layout.rows] + [0] * spare,
             layout.block_size,
         )
-        return partial(_attend_triton, self._kernels.triton_paged_attention, metadata)
 
-    def over_padded(self, batch: PaddedBatch) -> Attend:
+    def _padded_metadata(self, batch: PaddedBatch) -> Metadata:
         rows, sequences = len(batch.slots), len(batch.lengths)
-        metadata = self._kernels.Metadata(
+        return self._kernels.Metadata(
             batch.slots,
             batch.block_table,
             batch.lengths,
@@ -136,7 +143,6 @@ class TritonAttention(AttentionBackend):
             num_prefills=0 if batch.is_decode else min(sequences, rows // 2),
             num_prefill_rows=0 if batch.is_decode else rows,
         )
-        return partial(_attend_triton, self._kernels.triton_paged_attention, metadata)
 
 
 def _attend_triton(
@@ -149,36 +155,12 @@ def _attend_triton(
     return kernel(query, cache, metadata, options)
 
 
-BACKENDS: dict[str, Callable[[int], AttentionBackend]] = {
-    "torch": lambda max_num_seqs: TorchAttention(),
-    "triton": TritonAttention,
-}
-"""Attention by name, made for so many sequences; ``EngineArgs.attention_backend`` chooses."""
-
-
-MIN_TRITON_DIM = 16
-"""Narrower heads than any tensor core takes are left to torch."""
-
-
-def choose_attention(
-    name: str, device: torch.device, kv_shapes: Mapping[int, KVShape], max_num_seqs: int
-) -> AttentionBackend:
-    """The attention of a name; ``auto`` is Triton's on a GPU and torch's elsewhere.
-
-    Raises:
-        InvalidRequestError: it cannot run on this device.
-    """
-    if name == "auto":
-        narrowest = min(min(shape.key_dim, shape.value_dim) for shape in kv_shapes.values())
-        fits = device.type == "cuda" and narrowest >= MIN_TRITON_DIM
-        name = "triton" if fits else "torch"
-    if name == "triton" and device.type != "cuda":
-        raise InvalidRequestError(
-            f"attention_backend 'triton' needs a CUDA GPU and the engine runs on {device}; "
-            "use 'torch' or 'auto'.",
-            "attention_backend",
-        )
-    return BACKENDS[name](max_num_seqs)
+def filled_blocks(layout: StepLayout) -> list[list[int]]:
+    """The blocks of each sequence that have tokens after the step."""
+    return [
+        rows.chunk.sequence.block_ids[: -(-rows.length // layout.block_size)]
+        for rows in layout.rows
+    ]
 
 
 def torch_batch(layout: StepLayout, slots: Tensor) -> AttentionBatch:

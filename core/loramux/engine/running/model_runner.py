@@ -12,7 +12,7 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.messages import PositionLogprobs
 from loramux.engine.pooling.plan import PoolingPlan
 from loramux.engine.pooling.pooler import Pooler, make_pooler
-from loramux.engine.running.attention import choose_attention
+from loramux.engine.running.attention_choice import choose_attention
 from loramux.engine.running.forward.base import Forward
 from loramux.engine.running.forward.choice import choose_forward
 from loramux.engine.running.kv_budget import allocate_caches, choose_num_blocks
@@ -58,9 +58,7 @@ class ModelRunner:
         self._sampler = Sampler(args.seed)
         self._sampling: SamplingBatch | None = None
         self._in_flight = TokensInFlight(args.max_num_seqs, loaded.device)
-        self._attention = choose_attention(
-            args.attention_backend, loaded.device, loaded.kv_shapes, args.max_num_seqs
-        )
+        self._attention = choose_attention(args, loaded)
         self._forward: Forward = choose_forward(loaded, self._attention, self._in_flight, lora)
         self._use(allocate_caches(loaded, 1, args.block_size))
         self.num_blocks = choose_num_blocks(args, loaded, max_model_len, self._run_largest_step)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from loramux.engine.args import EngineArgs
-from loramux.engine.running.attention import choose_attention
+from loramux.engine.running.attention_choice import choose_attention
 from loramux.engine.running.forward.fused import FusedForward
 from loramux.engine.running.kv_budget import allocate_caches
 from loramux.engine.running.tokens_in_flight import TokensInFlight
@@ -22,9 +22,7 @@ def rehearse(
     args: EngineArgs, loaded: LoadedModel, max_model_len: int, lora: LoRARuntime | None
 ) -> list[Specialization]:
     """Take every kind of step without launching a kernel, over as few layers as tell them all."""
-    attention = choose_attention(
-        args.attention_backend, loaded.device, loaded.kv_shapes, args.max_num_seqs
-    )
+    attention = choose_attention(args, loaded)
     if loaded.decoder is None or not attention.can_be_captured:
         return []
     from loramux_kernels.ahead.rehearsal import rehearsal
