@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from loramux.imports import importing
+
 if TYPE_CHECKING:
     from loramux.engine.args import EngineArgs
     from loramux.engine.async_llm_engine import AsyncLLMEngine
@@ -64,7 +66,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'loramux' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    with importing():
+        return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

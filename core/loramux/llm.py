@@ -14,7 +14,7 @@ from loramux.engine.front.prompts import Prompt
 from loramux.engine.llm_engine import LLMEngine
 from loramux.errors import InvalidRequestError
 from loramux.lora.request import LoRARequest
-from loramux.models.loader import choose_device
+from loramux.models.device import choose_device
 from loramux.outputs import (
     EmbeddingOutput,
     EmbeddingRequestOutput,

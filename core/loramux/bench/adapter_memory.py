@@ -14,8 +14,9 @@ from loramux.bench.settings import Settings
 from loramux.bench.shelf import AdapterShelf
 from loramux.bench.workload import adapter_requests
 from loramux.engine.args import EngineArgs
-from loramux.engine.assembly import EngineParts, assemble
+from loramux.engine.assembly import EngineParts
 from loramux.engine.llm_engine import LLMEngine
+from loramux.engine.start import start_engine
 from loramux.lora.device.pool import DevicePool
 from loramux.lora.request import LoRARequest
 from loramux.sampling_params import SamplingParams
@@ -52,7 +53,7 @@ def measure_adapter_memory(
     if is_gpu:
         limits["lora_memory_bytes"] = PLACES * own
     arguments = engine_arguments(settings, shape, num_requests=4)
-    parts = assemble(EngineArgs(model=str(model), **{**limits, **arguments}))
+    parts = start_engine(EngineArgs(model=str(model), **{**limits, **arguments}))
     engine = LLMEngine(parts)
     try:
         taken = (

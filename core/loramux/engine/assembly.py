@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,19 +12,19 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.core import EngineCore
 from loramux.engine.front.prompts import PromptProcessor
 from loramux.engine.front.request_factory import RequestFactory
+from loramux.engine.phases import Phases
 from loramux.engine.pooling.plan import PoolingPlan
-from loramux.engine.running.kernel_compiler import start_compiler
 from loramux.engine.running.rehearsal import rehearse
+from loramux.engine.start import HeadStart
 from loramux.lora.checkpoint.reader import check_base_name
 from loramux.lora.device.runtime import LoRALimits, LoRARuntime
 from loramux.lora.fetch.materializer import Materializer, ReadCheckpoint
 from loramux.lora.fetch.origin import LocalCheckpoint
-from loramux.lora.read_process.reader import AdapterReader, num_read_processes
+from loramux.lora.read_process.reader import AdapterReader
 from loramux.lora.size_limit import max_adapter_bytes
 from loramux.lora.weights import AdapterWeights
 from loramux.models.loader import (
     LoadedModel,
-    choose_device,
     load_config,
     load_model,
     load_tokenizer,
@@ -47,7 +46,7 @@ class EngineParts:
     lora: LoRARuntime | None
 
 
-def assemble(args: EngineArgs) -> EngineParts:
+def assemble(args: EngineArgs, head_start: HeadStart, phases: Phases) -> EngineParts:
     """Load the model and build everything around it.
 
     Raises:
@@ -57,17 +56,18 @@ def assemble(args: EngineArgs) -> EngineParts:
     pooling = PoolingPlan.of(args, config)
     length = max_model_len(args, config)
     tokenizer = load_tokenizer(args)
-    with ExitStack() as on_failure:
-        reader = _start_reader(args, on_failure)  # its processes get ready beside the model
-        compiler = start_compiler(choose_device(args.device), on_failure)
-        loaded = load_model(args, config, pools=pooling is not None)
-        materializer, lora = (
-            (None, None) if reader is None else _assemble_lora(args, loaded, reader)
-        )
-        if compiler is not None:
-            compiler.prepare(partial(rehearse, args, loaded, length, lora))
-        core = EngineCore(args, loaded, length, lora, pooling)
-        on_failure.pop_all()
+    phases.end("configuration and tokenizer")
+    loaded = load_model(args, config, head_start.device, pools=pooling is not None)
+    phases.end("model")
+    materializer, lora = None, None
+    if head_start.reader is not None:
+        materializer, lora = _assemble_lora(args, loaded, head_start.reader)
+        phases.end("room for adapters")
+    if head_start.compiler is not None:
+        head_start.compiler.prepare(partial(rehearse, args, loaded, length, lora))
+        phases.end("kernels")
+    core = EngineCore(args, loaded, length, lora, pooling)
+    phases.end("cache and graphs")
     return EngineParts(
         args=args,
         tokenizer=tokenizer,
@@ -87,15 +87,6 @@ def assemble(args: EngineArgs) -> EngineParts:
         materializer=materializer,
         lora=lora,
     )
-
-
-def _start_reader(args: EngineArgs, on_failure: ExitStack) -> AdapterReader | None:
-    """What reads adapters, None where there are none; ended if the engine does not come to be."""
-    if not args.enable_lora:
-        return None
-    reader = AdapterReader(num_read_processes(choose_device(args.device)))
-    on_failure.callback(reader.shutdown)
-    return reader
 
 
 def _assemble_lora(

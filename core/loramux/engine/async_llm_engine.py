@@ -8,14 +8,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loramux.engine.args import EngineArgs
-from loramux.engine.assembly import EngineParts, assemble
 from loramux.engine.front.prompts import Prompt
 from loramux.engine.llm_engine import LLMEngine, PreparedRequest, unstarted_output
 from loramux.engine.mailbox import Mailbox, deliver
 from loramux.engine.residency import Residency
+from loramux.engine.start import start_engine
 from loramux.engine.stats import EngineStats
 from loramux.engine.structured.matcher import Grammar
 from loramux.errors import EngineDeadError, InvalidRequestError
@@ -25,6 +25,9 @@ from loramux.lora.request import LoRARequest
 from loramux.outputs import RequestOutput
 from loramux.pooling_params import Params
 from loramux.sampling_params import RequestOutputKind, SamplingParams
+
+if TYPE_CHECKING:
+    from loramux.engine.assembly import EngineParts
 
 log = get_logger(__name__)
 
@@ -67,7 +70,7 @@ class AsyncLLMEngine:
         Raises:
             InvalidRequestError: the model or the arguments do not fit.
         """
-        return cls(assemble(args))
+        return cls(start_engine(args))
 
     async def generate(
         self,

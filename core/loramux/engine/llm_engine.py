@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from loramux.engine.args import EngineArgs
-from loramux.engine.assembly import EngineParts, assemble
 from loramux.engine.front.output_processor import (
     FrontRequest,
     OutputProcessor,
@@ -17,6 +16,7 @@ from loramux.engine.front.output_processor import (
 from loramux.engine.front.pooling_outputs import PoolingOutputs
 from loramux.engine.front.prompts import Prompt, TokenizedPrompt
 from loramux.engine.messages import CoreOutput
+from loramux.engine.start import start_engine
 from loramux.engine.stats import EngineStats, read_stats
 from loramux.engine.structured.matcher import Grammar
 from loramux.errors import InvalidRequestError
@@ -25,6 +25,9 @@ from loramux.lora.request import LoRARequest
 from loramux.outputs import CompletionOutput, RequestOutput
 from loramux.pooling_params import Params
 from loramux.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from loramux.engine.assembly import EngineParts
 
 IDLE_WAIT = 0.05
 """Seconds a step waits for an adapter when there is nothing to compute."""
@@ -77,7 +80,7 @@ class LLMEngine:
         Raises:
             InvalidRequestError: the model or the arguments do not fit.
         """
-        return cls(assemble(args))
+        return cls(start_engine(args))
 
     def add_request(
         self,

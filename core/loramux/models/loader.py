@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -58,24 +57,6 @@ class LoadedModel:
     dtype: torch.dtype
     decoder: FusedDecoder | None = None
     """The model over packed weights, where it is to run so; shares them with ``model``."""
-
-
-def choose_device(name: str) -> torch.device:
-    """Device an engine runs on: the first GPU where ``auto`` finds one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise InvalidRequestError(
-            f"device must be auto, cpu, cuda or cuda:N, got {name!r}.", "device"
-        )
-    device = torch.device("cuda:0" if name == "cuda" else name)
-    if device.type == "cuda" and device.index >= torch.cuda.device_count():
-        raise InvalidRequestError(
-            f"device {name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA "
-            "GPUs here; name one that is there or use device='cpu'.",
-            "device",
-        )
-    return device
 
 
 def choose_dtype(name: str, device: torch.device, config: Config) -> torch.dtype:
@@ -152,7 +133,9 @@ def load_tokenizer(args: EngineArgs) -> Tokenizer | None:
         ) from error
 
 
-def load_model(args: EngineArgs, config: Config, *, pools: bool = False) -> LoadedModel:
+def load_model(
+    args: EngineArgs, config: Config, device: torch.device, *, pools: bool = False
+) -> LoadedModel:
     """Load or make the weights on the engine's device, with paged attention in place.
 
     Args:
@@ -161,7 +144,6 @@ def load_model(args: EngineArgs, config: Config, *, pools: bool = False) -> Load
     Raises:
         InvalidRequestError: the model's attention cannot run over a paged cache.
     """
-    device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device, config)
     if pools:
         check_decoder(config, args.model)

@@ -14,6 +14,7 @@ import uvicorn
 from loramux import env
 from loramux.engine.args import EngineArgs
 from loramux.errors import LoramuxError
+from loramux.imports import importing
 from loramux.logger import get_logger, line_for_stdout
 from loramux.lora.resolve.catalog import AdapterCatalog
 from loramux.lora.resolve.registry import ResolverChain
@@ -67,7 +68,9 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
     check_numbers(args.enable_lora)
     check_adapters(options.adapters, args.served_names)
     # What is wrong so far is told at once; from here on it takes seconds.
-    from loramux.engine.async_llm_engine import AsyncLLMEngine
+    interpreter.keep()
+    with importing():
+        from loramux.engine.async_llm_engine import AsyncLLMEngine
 
     resolvers = ResolverChain(plugin_resolvers)
     activity = Activity() if options.dashboard else None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loramux.engine.front.output_processor import FrontRequest, ProcessedOutputs
 from loramux.engine.messages import CoreOutput, Embedding
-from loramux.engine.pooling.plan import PoolingPlan
 from loramux.outputs import CompletionOutput, PooledOutput
 from loramux.pooling_params import PoolingParams
+
+if TYPE_CHECKING:
+    from loramux.engine.pooling.plan import PoolingPlan
 
 SMALLEST_NORM = 1e-12
 """Shorter embeddings are divided by this, as torch's ``normalize`` does."""
