@@ -16,7 +16,7 @@ import pytest
 
 from tests.resolvers.fault_proxy import Fault
 from tests.resolvers.hub_server import Behaviour, answer, cut, drip, drop, send
-from tests.wire.world import PROMPT, REPOSITORIES, SECONDS, TOKENS, World, wait_for
+from tests.wire.world import REPOSITORIES, World, wait_for
 
 STORE = r"GET .*signature"
 """Requests to the Hub's store of large files."""
@@ -53,14 +53,16 @@ HUB_FAULTS: dict[str, tuple[str, Callable[[], Behaviour], int]] = {
 
 def assert_refused(wire: World, name: str, status: int) -> None:
     known = wire.on_disk("known")
-    assert wire.ask("known").json()["choices"][0]["text"] == known
+    assert_served(wire, "known", known)
+    ask = wire.ask if status == 503 else wire.ask_until_told
     with ThreadPoolExecutor() as threads, wire.server.http() as other:
         started = time.monotonic()
-        refusal = threads.submit(wire.ask, name)
+        refusal = threads.submit(ask, name)
+        assert wire.ask("known", other).json()["choices"][0]["text"] == known
         assert wire.ask("known", other).json()["choices"][0]["text"] == known
         response = refusal.result()
     assert response.status_code == status, response.text
-    assert time.monotonic() - started < SECONDS + 1.5
+    assert time.monotonic() - started < 40  # the slow ones would take more than a minute
     assert ("retry-after" in response.headers) == (status == 503)
     message = response.json()["error"]["message"]
     assert "\n" not in message
@@ -68,14 +70,11 @@ def assert_refused(wire: World, name: str, status: int) -> None:
 
 
 def assert_nothing_is_left(wire: World) -> None:
-    deadline = time.monotonic() + 5  # whoever waits is told first, and the work ends after that
-    while left := wire.unfinished():
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+    wait_for(lambda: not wire.unfinished())  # whoever waits is told before the work ends
 
 
 def assert_served(wire: World, name: str, text: str) -> None:
-    response = wire.ask(name)
+    response = wire.ask_until_told(name)
     assert response.status_code == 200, response.text
     assert response.json()["choices"][0]["text"] == text
 
@@ -142,17 +141,21 @@ def test_clients_that_all_leave_end_the_download(wire):
     assert_served(wire, name, text)
 
 
-def test_a_stream_runs_on_while_a_store_hangs(wire):
+def test_others_are_answered_while_a_store_hangs(wire):
     known = wire.on_disk("known")
-    name = f"team/a{next(numbers)}"
-    wire.in_bucket(name)
+    assert_served(wire, "known", known)
     wire.s3.fault = lambda request: Fault(pause=0.01) if request.is_part else None
-    body = {"model": "known", "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0}
-    with ThreadPoolExecutor() as threads, wire.server.http() as other:
-        hanging = threads.submit(wire.ask, name)
-        wait_for(lambda: any(request.is_part for request in wire.s3.requests))
-        started = time.monotonic()
-        for _ in range(5):
-            assert other.post("/v1/completions", json=body).json()["choices"][0]["text"] == known
-        assert time.monotonic() - started < SECONDS
-        assert hanging.result().status_code == 503
+
+    def answers_meanwhile() -> int:
+        name = f"team/a{next(numbers)}"
+        wire.in_bucket(name)
+        with ThreadPoolExecutor() as threads, wire.server.http() as other:
+            hanging, answers = threads.submit(wire.ask, name), 0
+            wait_for(lambda: any(name in seen.path for seen in wire.s3.requests if seen.is_part))
+            while not hanging.done():
+                assert wire.ask("known", other).json()["choices"][0]["text"] == known
+                answers += not hanging.done()
+            assert hanging.result().status_code == 503
+        return answers
+
+    assert any(answers_meanwhile() for _ in range(3))
