@@ -109,7 +109,8 @@ def test_an_operator_with_patterns_sees_no_other_names(folder: Path, tmp_path: P
     )
     keys.chmod(0o600)
     state = replace(state_with_dashboard(FolderResolver(folder)), keyring=Keyring(file=keys))
-    state.engine._engine.infos = [info("team-a/x", 1), info("team-b/y", 2)]
+    same_bytes = replace(info("team-a/x", 1), path="/srv/adapters/team-b/x")
+    state.engine._engine.infos = [same_bytes, info("team-b/y", 2)]
     assert state.activity is not None
     with state.activity.loads.loading("team-b/y"), state.activity.loads.loading("team-a/x") as own:
         own.append(info("team-a/x", 1))

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,7 @@ from loramux.lora.resolver import LoRAResolver, ResolveContext
 from loramux.server.access.keyring import Keyring
 from loramux.server.adapters.allowed_paths import AllowedPaths
 from tests.server.conftest import state_around
-from tests.server.fake_engine import FakeEngine
+from tests.server.fake_engine import MODEL, FakeEngine
 from tests.server.running_server import RunningServer, running, wait_until
 
 KEYS = """
@@ -382,7 +383,36 @@ def test_rows_tell_how_an_adapter_is_used(server: RunningServer) -> None:
     assert row["hits"] == 3
     assert started <= row["last_used"] <= time.time()
     assert (row["references"], row["pinned"], row["tier"]) == (0, False, "host")
-    assert row["source"] == row["path"] == "/of/team-a/used"
+
+
+def test_where_an_adapter_lies_is_told_to_operators(server: RunningServer) -> None:
+    for key in ("sk-aaa", "sk-ops", "sk-ops-a"):
+        assert complete(server, key, "team-a/placed").status_code == 200
+
+    def shown(key: str) -> tuple[Any, ...]:
+        cards = {c["id"]: c for c in ask(server, key, "GET", "/v1/models").json()["data"]}
+        assert ask(server, key, "GET", "/v1/models/base").json() == cards["base"]
+        assert ask(server, key, "GET", "/v1/models/team-a/placed").json() == cards["team-a/placed"]
+        rows = {r["name"]: r for r in ask(server, key, "GET", "/v1/adapters").json()["data"]}
+        row, card = rows["team-a/placed"], cards["team-a/placed"]
+        return cards["base"]["root"], card["parent"], card["root"], row["path"], row["source"]
+
+    place = "/of/team-a/placed"
+    assert shown("sk-aaa") == ("base", "base", "team-a/placed", None, None)
+    assert shown("sk-ops") == shown("sk-ops-a") == (MODEL, "base", place, place, place)
+
+
+def test_the_same_bytes_under_another_name_give_nobody_away(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("sk-ops", "sk-ops-a"):
+        assert complete(server, key, "team-a/same").status_code == 200
+    (info,) = [info for info in server.engine.adapter_infos() if info.name == "team-a/same"]
+    last_found = replace(info, path="/of/team-b/same")  # an engine has them once
+    monkeypatch.setattr(server.engine, "adapter_infos", lambda: [last_found])
+    for key, place in (("sk-ops", "/of/team-b/same"), ("sk-ops-a", "/of/team-a/same")):
+        rows = ask(server, key, "GET", "/v1/adapters").json()["data"]
+        assert [row["source"] for row in rows if row["name"] == "team-a/same"] == [place]
 
 
 def test_an_operator_with_patterns_sees_no_other_names(server: RunningServer) -> None:

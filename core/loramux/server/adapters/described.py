@@ -25,7 +25,10 @@ class ModelPermission(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A base model, or an adapter with the base model as its parent."""
+    """A base model, or an adapter with the base model as its parent.
+
+    ``root`` is where it lies, or to a key that is no admin's its name.
+    """
 
     id: str
     object: Literal["model"]
@@ -45,12 +48,14 @@ class ModelList(BaseModel):
 
 
 class AdapterRow(BaseModel):
-    """An adapter; null is what the engine, having forgotten it, does not know any more."""
+    """An adapter; null is what the engine, having forgotten it, does not know any more, and where it
+    lies to a key that is no admin's.
+    """
 
     name: str
     found_by: str
     search_seconds: float
-    path: str
+    path: str | None
     source: str | None
     hits: int
     last_used: float | None

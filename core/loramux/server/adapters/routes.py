@@ -9,8 +9,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from loramux.lora.resolve.catalog_entry import CatalogEntry
-from loramux.server.access.caller import access_of
+from loramux.server.access.caller import Caller, access_of
 from loramux.server.adapters.described import AdapterList
+from loramux.server.adapters.places import path_for, source_for
 from loramux.server.engine_protocol import AdapterInfo
 from loramux.server.http.documented import answers
 from loramux.server.state import Server
@@ -25,21 +26,20 @@ async def list_adapters(request: Request, server: Server) -> JSONResponse:
     infos = {info.digest: info for info in server.engine.adapter_infos()}
     caller = access_of(request)
     entries = [e for e in server.catalog.entries(caller.name) if caller.may_use(e.name)]
-    rows = [_row(entry, infos.get(entry.digest)) for entry in entries]
+    rows = [_row(caller, entry, infos.get(entry.digest)) for entry in entries]
     failures = server.catalog.resolver_failures() if caller.is_admin else ()
     resolvers = [asdict(resolver) for resolver in failures]
     return JSONResponse({"object": "list", "data": rows, "resolver_failures": resolvers})
 
 
-def _row(entry: CatalogEntry, info: AdapterInfo | None) -> dict[str, Any]:
+def _row(caller: Caller, entry: CatalogEntry, info: AdapterInfo | None) -> dict[str, Any]:
     """The engine may have forgotten an adapter; what it does not know of it is null."""
-    source = entry.lora_request.source
     return {
         "name": entry.name,
         "found_by": entry.found_by,
         "search_seconds": entry.search_seconds,
-        "path": entry.lora_request.path,
-        "source": f"{source.uri}@{source.revision}" if source else info and info.path,
+        "path": path_for(caller, entry),
+        "source": source_for(caller, entry, info),
         "hits": entry.use.hits,
         "last_used": entry.use.last,
         "digest": info and info.digest,

@@ -9,6 +9,7 @@ from typing import Any
 from loramux import __version__
 from loramux.lora.resolve.catalog_entry import Use
 from loramux.server.access.caller import Caller
+from loramux.server.adapters.places import place_for
 from loramux.server.dashboard.activity import Activity
 from loramux.server.dashboard.load_log import Load, LoadLog
 from loramux.server.dashboard.token_gaps import GapFigures
@@ -39,7 +40,7 @@ def whole_state(server: ServerState, activity: Activity, caller: Caller) -> dict
         "base_hits": server.base_use.hits,
         "num_adapters": len(shown),
         "tiers": tier_sums(infos),
-        "adapters": adapter_rows(server, activity, shown, caller.name),
+        "adapters": adapter_rows(server, activity, shown, caller),
         "loads": loads_state(activity.loads, caller),
         "gaps": [_figures(second) for second in activity.gaps.by_second()],
         "now": now_state(server, activity),
@@ -82,19 +83,24 @@ def tier_sums(infos: Sequence[AdapterInfo]) -> dict[str, dict[str, int]]:
 
 
 def adapter_rows(
-    server: ServerState, activity: Activity, infos: Sequence[AdapterInfo], caller: str | None
+    server: ServerState, activity: Activity, infos: Sequence[AdapterInfo], caller: Caller
 ) -> list[dict[str, Any]]:
     """One row for each name, the latest used first."""
-    found_by = {entry.name: entry.found_by for entry in server.catalog.entries(caller)}
+    entries = {entry.name: entry for entry in server.catalog.entries(caller.name)}
     uses = server.catalog.uses()
     used = [(info, uses.get(info.name) or Use()) for info in infos]
     used.sort(key=lambda row: row[1].last or 0.0, reverse=True)
-    return [
-        _row(info, use, activity.loads, found_by.get(info.name)) for info, use in used[:MAX_ROWS]
-    ]
+    rows = []
+    for info, use in used[:MAX_ROWS]:
+        entry = entries.get(info.name)
+        place = place_for(caller, entry, info) or ""
+        rows.append(_row(info, use, activity.loads, place, entry and entry.found_by))
+    return rows
 
 
-def _row(info: AdapterInfo, use: Use, loads: LoadLog, found_by: str | None) -> dict[str, Any]:
+def _row(
+    info: AdapterInfo, use: Use, loads: LoadLog, place: str, found_by: str | None
+) -> dict[str, Any]:
     resolve_seconds = loads.resolve_seconds(info.name)
     searched = {} if resolve_seconds is None else {"resolve": resolve_seconds}
     return {
@@ -103,7 +109,7 @@ def _row(info: AdapterInfo, use: Use, loads: LoadLog, found_by: str | None) -> d
         "num_bytes": info.num_bytes,
         "rank": info.rank,
         "digest": info.digest,
-        "path": _text(info.path),
+        "path": _text(place),
         "found_by": found_by and _text(found_by),
         "hits": use.hits,
         "idle_seconds": None if use.last is None else max(0.0, time.time() - use.last),
