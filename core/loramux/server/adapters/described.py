@@ -48,8 +48,9 @@ class ModelList(BaseModel):
 
 
 class AdapterRow(BaseModel):
-    """An adapter; null is what the engine, having forgotten it, does not know any more, and where it
-    lies to a key that is no admin's.
+    """An adapter; null is what the engine, having forgotten it, does not know any more.
+
+    ``path`` and ``source`` are null to a key that is no admin's.
     """
 
     name: str

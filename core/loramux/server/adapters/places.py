@@ -26,7 +26,7 @@ def source_for(caller: Caller, entry: CatalogEntry, info: AdapterInfo | None) ->
 
 
 def place_for(caller: Caller, entry: CatalogEntry | None, info: AdapterInfo | None) -> str | None:
-    """The directory, repository or address of an adapter that is known to the catalog or the engine.
+    """The directory, repository or address of an adapter that catalog or engine know.
 
     The engine's word is for operators without patterns: it tells where the same bytes were found
     last, perhaps under somebody else's name.
