@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 import torch
 
 from loramux import AsyncLLMEngine, EngineArgs, LoRARequest
-from loramux.errors import AdapterNotFoundError, AdapterUnavailableError, InvalidRequestError
-from loramux.lora.adapter import AdapterInfo, Tier
+from loramux.errors import (
+    AdapterNotFoundError,
+    AdapterUnavailableError,
+    EngineDeadError,
+    InvalidRequestError,
+)
+from loramux.lora.adapter import Adapter, AdapterInfo, Tier
 from loramux.lora.device.store import StoreBounds
 from tests.engine.world import (
     BLOCK,
@@ -60,7 +66,10 @@ def test_prefetch_places_and_pin_keeps(engine, world):
         info = info_of(engine, kept)
         assert (info.tier, info.is_pinned, info.references) == (Tier.DEVICE, True, 0)
         assert await tokens(engine, kept) == world.greedy("attention", PROMPTS[0], NUM_TOKENS)
-        with pytest.raises(InvalidRequestError, match="unpin one first"):
+        with pytest.raises(InvalidRequestError, match=r"--max-loras \(1\) allows no more; unpin"):
+            await engine.pin_lora(others[0])
+        engine._residency.max_loras = 4
+        with pytest.raises(InvalidRequestError, match="1 of the 2 adapters that the device has"):
             await engine.pin_lora(others[0])
         assert engine.unpin_lora(kept.name)
         assert not engine.unpin_lora(kept.name)
@@ -100,11 +109,57 @@ def test_what_cannot_be_placed_is_not_pinned(engine, world, tmp_path, monkeypatc
             await engine.pin_lora(absent)
         monkeypatch.setenv("LORAMUX_LORA_RESOLVE_TIMEOUT", "0.3")
         monkeypatch.setattr(engine._lora.pool.store, "reserve", lambda resident: False)
-        with pytest.raises(AdapterUnavailableError, match="no room"):
-            await engine.pin_lora(world.lora("wide"))
+        pins = [engine.pin_lora(world.lora("wide")) for _ in range(2)]
+        for error in await asyncio.gather(*pins, return_exceptions=True):
+            assert isinstance(error, AdapterUnavailableError)
+            assert "no room" in str(error)
         assert not engine.unpin_lora("wide")
         monkeypatch.undo()
         await engine.pin_lora(world.lora("wide"))
+
+    asyncio.run(run())
+
+
+def test_a_pin_that_is_given_up_leaves_the_others_of_its_name(engine, world, monkeypatch):
+    wide, pool = world.lora("wide"), engine._lora.pool
+    ordered = []
+
+    def order(adapter: Adapter) -> Future[None]:
+        ordered.append(Future())
+        return ordered[-1]
+
+    monkeypatch.setattr(pool, "order", order)
+
+    async def run() -> None:
+        pins = []
+        for count in (1, 2):
+            pins.append(asyncio.create_task(engine.pin_lora(wide)))
+            while len(ordered) < count:
+                await asyncio.sleep(0.001)
+        first, second = pins
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        ordered[1].set_result(None)
+        await second
+        assert info_of(engine, wide).is_pinned
+
+    asyncio.run(run())
+
+
+def test_who_waits_for_room_is_told_of_the_engine_s_end(engine, world, monkeypatch):
+    monkeypatch.setattr(engine._lora.pool.store, "reserve", lambda resident: False)
+    wide = world.lora("wide")
+
+    async def run() -> None:
+        waiting = asyncio.create_task(engine.prefetch_lora(wide))
+        adapter = await engine._load(wide)
+        await asyncio.sleep(0.1)
+        await engine.shutdown()
+        with pytest.raises(EngineDeadError):
+            await asyncio.wait_for(waiting, 5)
+        with pytest.raises(EngineDeadError):
+            await asyncio.wait_for(engine._residency.place(wide.name, adapter), 5)
 
     asyncio.run(run())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from loramux.errors import AdapterUnavailableError, EngineDeadError, InvalidRequestError
@@ -18,6 +19,24 @@ log = get_logger(__name__)
 
 PINNED_SHARE = 0.5
 """Most of the memory for adapters that pins may take: what is not pinned has to fit as well."""
+
+
+@dataclass(eq=False)
+class _Pin:
+    """That an adapter is kept, because somebody asked for it under a path."""
+
+    path: str
+    adapter: Adapter
+    before: _Pin | None = None
+    """What it took the place of, until it is known not to fail."""
+    has_failed: bool = False
+
+    @property
+    def standing(self) -> _Pin | None:
+        """It, or else the latest one before it, that has not failed."""
+        if not self.has_failed:
+            return self
+        return None if self.before is None else self.before.standing
 
 
 @dataclass
@@ -37,8 +56,8 @@ class Residency:
     materializer: Materializer
     pool: DevicePool
     max_loras: int
-    _pins: dict[str, tuple[str, Adapter]] = field(default_factory=dict)
-    """Path and adapter by name."""
+    _pins: dict[str, _Pin] = field(default_factory=dict)
+    """By the adapter's name."""
 
     async def load(self, request: LoRARequest) -> Adapter:
         """Read an adapter, unless it is known.
@@ -69,6 +88,7 @@ class Residency:
         Raises:
             AdapterRefusedError: it cannot be placed.
             AdapterUnavailableError: it gets no room in time.
+            EngineDeadError: the engine was shut down meanwhile.
         """
         timeout = resolve_timeout()
         try:
@@ -89,14 +109,17 @@ class Residency:
             AdapterUnavailableError: it gets no room in time.
         """
         name = request.name
-        before = self._pins.get(name)
         self._check_room(name, adapter)
-        self._set(name, (request.path, adapter))
+        pin = _Pin(request.path, adapter, before=self._pins.get(name))
+        self._set(name, pin)
         try:
             await self.place(name, adapter)
         except BaseException:
-            self._set(name, before)
+            pin.has_failed = True
+            if (latest := self._pins.get(name)) is not None:  # perhaps another's by now
+                self._set(name, latest.standing)
             raise
+        pin.before = None
 
     def unpin(self, name: str) -> bool:
         """Let an adapter go as any other; tells whether it was pinned."""
@@ -106,8 +129,8 @@ class Residency:
 
     def _follow(self, request: LoRARequest, adapter: Adapter) -> None:
         """Whatever is loaded now for a name and path is what the name's pin keeps."""
-        path, pinned = self._pins.get(request.name, ("", adapter))
-        if path != request.path or pinned is adapter:
+        pin = self._pins.get(request.name)
+        if pin is None or pin.path != request.path or pin.adapter is adapter:
             return
         try:
             self._check_room(request.name, adapter)
@@ -115,19 +138,19 @@ class Residency:
             log.warning("adapter %r has grown and is pinned no more: %s", request.name, error)
             self._set(request.name, None)
             return
-        self._set(request.name, (path, adapter))
+        self._set(request.name, _Pin(pin.path, adapter))
         self.pool.order(adapter)
 
     def _check_room(self, name: str, adapter: Adapter) -> None:
         """Raises InvalidRequestError if a name's pin on an adapter would be one too much."""
-        others = [pinned for other, (_, pinned) in self._pins.items() if other != name]
+        others = [pin.adapter for other, pin in self._pins.items() if other != name]
         device, host = self.pool.store.bounds, self.materializer.host_cache.max_bytes
-        if len(others) >= min(self.max_loras, max(1, int(PINNED_SHARE * device.num_adapters))):
-            raise InvalidRequestError(
-                f"{len(others)} adapters are pinned, and --max-loras allows no more; unpin one "
-                "first.",
-                "name",
-            )
+        if len(others) >= self.max_loras:
+            raise _too_many(others, f"--max-loras ({self.max_loras}) allows no more")
+        most = max(1, int(PINNED_SHARE * device.num_adapters))
+        if len(others) >= most:
+            places = f"of the {device.num_adapters} adapters that the device has places for"
+            raise _too_many(others, f"at most {most} {places} may be")
         adapters = {pinned.digest: pinned for pinned in (*others, adapter)}.values()
         num_bytes = sum(pinned.num_bytes for pinned in adapters)
         if num_bytes > PINNED_SHARE * host:
@@ -145,19 +168,26 @@ class Residency:
                 info,
                 references=references.get(info.digest, 0),
                 is_pinned=info.name in self._pins
-                and self._pins[info.name][1].digest == info.digest,
+                and self._pins[info.name].adapter.digest == info.digest,
             )
             for info in infos
         ]
 
-    def _set(self, name: str, pin: tuple[str, Adapter] | None) -> None:
+    def _set(self, name: str, pin: _Pin | None) -> None:
         if pin is None:
             self._pins.pop(name, None)
         else:
             self._pins[name] = pin
         # Replaced and not changed: other threads are reading them.
-        digests = frozenset(adapter.digest for _, adapter in self._pins.values())
+        digests = frozenset(pin.adapter.digest for pin in self._pins.values())
         self.pool.pinned = self.materializer.host_cache.pinned = digests
+
+
+def _too_many(pinned: Collection[Adapter], bound: str) -> InvalidRequestError:
+    verb = "adapter is" if len(pinned) == 1 else "adapters are"
+    return InvalidRequestError(
+        f"{len(pinned)} {verb} pinned, and {bound}; unpin one first.", "name"
+    )
 
 
 def _too_large(num_bytes: int, all_bytes: int, memory: str, option: str) -> InvalidRequestError:

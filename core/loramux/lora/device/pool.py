@@ -157,7 +157,11 @@ class DevicePool:
         self.on_change()
 
     def shutdown(self) -> None:
-        """Start no more placements; one that is under way ends by itself."""
+        """Start no more placements; one that is under way ends by itself.
+
+        Called when no step runs any more; who waits for an order is told.
+        """
+        self._orders.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.store.shutdown()
 
