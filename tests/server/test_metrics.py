@@ -106,6 +106,26 @@ def test_sums_over_all_models_stay_when_an_adapter_goes(
         assert after.value(name) - before.value(name) == expected, name
 
 
+def test_a_request_is_counted_whose_adapter_was_away_at_a_scrape(
+    server: RunningServer, adapter: str
+) -> None:
+    asked = {"model": adapter, "max_tokens": 3}
+    assert completion(server, **asked) == 200
+    before = Scrape.of(server)
+    server.engine.is_held = True
+    thread = threading.Thread(target=completion, args=(server,), kwargs=asked)
+    thread.start()
+    wait_until(lambda: server.engine.running)
+    server.engine.loads, loads = [], server.engine.loads  # it waits, and others took its memory
+    Scrape.of(server)
+    server.engine.loads, server.engine.is_held = loads, False
+    thread.join()
+    after = Scrape.of(server)
+    name = "server_generation_tokens_total"
+    assert after.value(name) - before.value(name) == 3
+    assert after.value("generation_tokens_total", model_name=adapter) == 3
+
+
 def test_what_may_happen_begins_at_zero(resolver: FolderResolver) -> None:
     """The first refusal of its kind is none to ``rate`` where the series begins with it."""
     with running(state_around(FakeEngine(), resolver)) as server:

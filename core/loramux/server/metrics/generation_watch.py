@@ -7,14 +7,14 @@ import time
 from loramux.outputs import CompletionOutput
 from loramux.server.generation.outputs_stream import PromptOutput
 from loramux.server.metrics.first_tokens import FirstTokens
-from loramux.server.metrics.model_series import ModelSeries
+from loramux.server.metrics.model_series import ModelSeries, ModelTable
 
 
 class GenerationWatch:
     """Follows one request through its outputs, deltas or final ones.
 
     Args:
-        series: where its model is counted.
+        models: where its model is counted.
         model: name of the model, one that is served.
         began: when the request came, by :func:`time.monotonic`.
         num_completions: completions that its prompts ask for together.
@@ -25,7 +25,7 @@ class GenerationWatch:
 
     def __init__(
         self,
-        series: ModelSeries,
+        models: ModelTable,
         model: str,
         began: float,
         num_completions: int,
@@ -41,13 +41,18 @@ class GenerationWatch:
         self.first_scheduled = 0.0
         self.first_token = 0.0
         self.finish_reason: str | None = None
-        self._series = series
+        self._models = models
         self._began = began
         self._unfinished = num_completions
         self._first_tokens = first_tokens
         self._is_streamed = is_streamed
         self._prompts: set[int] = set()
         self._last_tokens: dict[tuple[int, int], float] = {}
+
+    @property
+    def _series(self) -> ModelSeries:
+        """Asked for anew each time: a scrape drops that of an adapter which waits for memory."""
+        return self._models.of(self.model)
 
     def saw(self, item: PromptOutput) -> None:
         """Count an output."""
@@ -82,18 +87,18 @@ class GenerationWatch:
             self.first_scheduled = self.first_scheduled or output.first_scheduled_time
 
     def _count_tokens(self, prompt_index: int, completion: CompletionOutput) -> None:
-        count = len(completion.token_ids)
+        count, series = len(completion.token_ids), self._series
         self.completion_tokens += count
-        self._series.generation_tokens += count
+        series.generation_tokens += count
         if not self._is_streamed:
             return
         now = time.monotonic()
         if not self.first_token:
             self.first_token = now
-            self._series.seconds["time_to_first_token"].observe(now - self._began)
+            series.seconds["time_to_first_token"].observe(now - self._began)
             self._first_tokens.observe(self.digest, self._began, now)
         key = prompt_index, completion.index
         last = self._last_tokens.get(key)
         if last is not None:
-            self._series.seconds["inter_token_latency"].observe(now - last)
+            series.seconds["inter_token_latency"].observe(now - last)
         self._last_tokens[key] = now

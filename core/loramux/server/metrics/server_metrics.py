@@ -52,7 +52,7 @@ class ServerMetrics:
         """Follow what a request has the engine do."""
         model = generation.model.name
         watch = GenerationWatch(
-            self.models.of(model),
+            self.models,
             model,
             record.began,
             sum(params.n for params in generation.params),
