@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -48,6 +51,23 @@ def test_a_block_too_few_is_refused(world):
 
 def test_no_more_than_all_sequences_could_fill(world):
     assert num_blocks(world, max_num_seqs=3) == 3 * FULL
+
+
+def test_on_a_cpu_memory_is_taken_when_it_is_first_written_to(world):
+    before = resident_bytes()
+    engine = make_engine(world.model, num_gpu_blocks_override=(1 << 29) // BLOCK_BYTES)
+    taken = resident_bytes() - before
+    run(engine, [Job(PROMPTS[0])])
+    engine.shutdown()
+    assert taken < 1 << 28
+    assert all(
+        cache.keys[-1].any().item() is False for cache in engine.core.runner._caches.values()
+    )
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("lora", [True, False])

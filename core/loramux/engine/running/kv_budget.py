@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from loramux.engine.args import EngineArgs
@@ -50,14 +52,24 @@ def choose_num_blocks(
 def allocate_caches(loaded: LoadedModel, num_blocks: int, block_size: int) -> dict[int, LayerCache]:
     """The cache of every layer, zeroed: a masked key must still be a finite number."""
 
-    def zeros(heads: int, width: int) -> torch.Tensor:
-        shape = (num_blocks, block_size, heads, width)
-        return torch.zeros(shape, dtype=loaded.dtype, device=loaded.device)
+    def cache(heads: int, width: int) -> torch.Tensor:
+        return _zeros((num_blocks, block_size, heads, width), loaded.dtype, loaded.device)
 
     return {
-        layer: LayerCache(zeros(s.num_heads, s.key_dim), zeros(s.num_heads, s.value_dim))
+        layer: LayerCache(cache(s.num_heads, s.key_dim), cache(s.num_heads, s.value_dim))
         for layer, s in loaded.kv_shapes.items()
     }
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """On a CPU the system clears memory when it is first written to, as NumPy leaves it to.
+
+    PyTorch would write to all of it here, a second for each GiB before a server is ready.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    cleared = np.zeros(prod(shape) * dtype.itemsize, np.uint8)
+    return torch.from_numpy(cleared).view(dtype).view(shape)
 
 
 def _memory_budget(
