@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from loramux.errors import AdapterNotFoundError, InvalidRequestError
+from loramux.lora.resolve.catalog import AdapterModule
+from loramux.server.access.caller import Caller, Role
+from loramux.server.access.name_patterns import NamePatterns
 from loramux.server.adapters.allowed_paths import AllowedPaths, PathNotAllowedError
+from loramux.server.adapters.named_places import NamedPlace, named_places
 from loramux.server.serve_options import ServeOptions
 
 
@@ -67,7 +71,7 @@ def test_a_machine_of_one_s_own_has_no_bounds_until_some_are_named(root: Path) -
     assert own.check("org/repo") == "org/repo"
     for kept in (
         AllowedPaths.configured(["inside"], [], is_private=True),
-        AllowedPaths.configured([], ["./elsewhere"], is_private=True),
+        AllowedPaths.configured([], [NamedPlace.directory("./elsewhere")], is_private=True),
     ):
         assert not kept.is_everywhere
         with pytest.raises(PathNotAllowedError):
@@ -95,7 +99,8 @@ def test_what_the_operator_uses_is_allowed(root: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("LORAMUX_LORA_RESOLVER_CACHE_DIR", str(root / "inside"))
     monkeypatch.setenv("LORAMUX_LORA_RESOLVER_HF_REPO_LIST", "org/listed@v1,org/whole")
     monkeypatch.setenv("LORAMUX_ALLOWED_ADAPTER_ROOTS", str(root / "inside-too"))
-    allowed = AllowedPaths.configured(["outside/secret"], ["org/module/sub", "./elsewhere"])
+    modules = [AdapterModule("x", "org/module/sub"), AdapterModule("y", "./elsewhere")]
+    allowed = AllowedPaths.configured(["outside/secret"], named_places(modules, "org/base"))
     for path in ("inside/sql", "inside-too/x", "outside/secret", "elsewhere"):
         assert allowed.check(path) == str(root / path)
     for path in ("org/listed@v1", "org/listed/x@v1", "org/whole@any", "org/module/sub/x"):
@@ -104,6 +109,53 @@ def test_what_the_operator_uses_is_allowed(root: Path, monkeypatch: pytest.Monke
                  "org/whole@refs/pr/1"):  # fmt: skip
         with pytest.raises(PathNotAllowedError):
             allowed.check(path)
+
+
+PLACES = {
+    "inside/team-a/x": {"ops", "ops-a"},
+    "inside/team-b/x": {"ops"},
+    "inside/team-b/sql": {"ops", "ops-a"},  # which has another name, too
+    "inside/base/team-a/x": {"ops", "ops-a"},
+    "inside/org/base/team-a/x": {"ops", "ops-a"},
+    "inside/base/team-b/x": {"ops"},
+    "inside/good-link/../team-b/x": {"ops"},
+    "inside": {"ops"},
+    "inside/team-a": {"ops"},
+    "inside-too/team-b/x": {"ops", "ops-a"},  # a root for all operators
+    "org/team-a": {"ops", "ops-a"},
+    "org/team-a/x@v2": {"ops", "ops-a"},
+    "org/team-b/x@v1": {"ops"},
+    "org/team-b/x": set(),
+    "other/module/x": {"ops", "ops-a"},
+    "other/module-b": {"ops"},
+    "any/repo": set(),
+    "outside/secret": set(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PLACES)
+def test_who_may_load_what_has_a_name(
+    root: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setenv("LORAMUX_LORA_RESOLVER_CACHE_DIR", "inside")
+    monkeypatch.setenv("LORAMUX_LORA_RESOLVER_HF_REPO_LIST", "org/team-a,org/team-b@v1")
+    modules = [
+        AdapterModule("team-a/sql", "inside/team-b/sql"),
+        AdapterModule("team-a/module", "other/module"),
+        AdapterModule("team-b/module", "other/module-b"),
+    ]
+    allowed = AllowedPaths.configured(["inside-too"], named_places(modules, "org/base"))
+    patterns = NamePatterns.of(["team-a/*", "org/team-a", "org/team-a/*"])
+    callers = [Caller("ops", Role.ADMIN), Caller("ops-a", Role.ADMIN, patterns)]
+
+    def may_load(caller: Caller) -> bool:
+        try:
+            allowed.check(path, caller)
+        except PathNotAllowedError:
+            return False
+        return True
+
+    assert {caller.name for caller in callers if may_load(caller)} == PLACES[path]
 
 
 def test_the_whole_hub(root: Path) -> None:

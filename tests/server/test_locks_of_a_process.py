@@ -32,6 +32,12 @@ adapters = ["team-b/*"]
 name = "ops"
 key = "sk-ops"
 role = "admin"
+
+[[keys]]
+name = "ops-of-a"
+key = "sk-ops-a"
+role = "admin"
+adapters = ["team-a/*"]
 """
 
 
@@ -106,9 +112,9 @@ def test_tenants_and_operators(server: ServerProcess, root: Path) -> None:
 def test_adapters_are_loaded_from_where_the_operator_said(
     server: ServerProcess, root: Path
 ) -> None:
-    def load(path: object) -> httpx.Response:
-        body = {"lora_name": "mine", "lora_path": str(path)}
-        return ask(server, "sk-ops", "POST", "/v1/load_lora_adapter", **body)
+    def load(path: object, key: str = "sk-ops", name: str = "mine") -> httpx.Response:
+        body = {"lora_name": name, "lora_path": str(path)}
+        return ask(server, key, "POST", "/v1/load_lora_adapter", **body)
 
     refused = load(root / "outside")
     assert refused.status_code == 404
@@ -117,6 +123,11 @@ def test_adapters_are_loaded_from_where_the_operator_said(
     )
     assert load("https://127.0.0.1:1/x").status_code == load("org/repo").status_code == 404
     assert load(root / "folder/team-a/x").text.startswith("Success: LoRA adapter 'mine' added")
+    foreign = load(root / "folder/team-b/x", "sk-ops-a", "team-a/stolen")
+    outside = load(root / "outside", "sk-ops-a", "team-a/stolen")
+    assert foreign.status_code == 404
+    assert foreign.text == outside.text.replace("outside", "folder/team-b/x", 1)
+    assert load(root / "folder/team-a/x", "sk-ops-a", "team-a/copy").status_code == 200
 
 
 def test_sighup_reads_the_keys_again(server: ServerProcess, root: Path) -> None:

@@ -27,6 +27,7 @@ from loramux.server.access.keyring import Keyring
 from loramux.server.access.rules import RUNTIME_UPDATES_VARIABLE
 from loramux.server.adapters.addresses import AddressedAdapters
 from loramux.server.adapters.allowed_paths import AllowedPaths
+from loramux.server.adapters.named_places import named_places
 from loramux.server.app import build_app
 from loramux.server.dashboard.activity import Activity
 from loramux.server.dashboard.watching import watched
@@ -104,9 +105,9 @@ def _locks(
     options: ServeOptions, args: EngineArgs, resolvers: Sequence[NamedResolver]
 ) -> dict[str, Any]:
     """Who may do what, and what is asked of connections, as the server's state holds it."""
-    paths = [adapter.path for adapter in options.adapters]
+    named = named_places(options.adapters, args.model)
     is_private = options.is_local and not (options.api_keys or options.api_keys_file)
-    allowed = AllowedPaths.configured(options.allowed_roots, paths, is_private=is_private)
+    allowed = AllowedPaths.configured(options.allowed_roots, named, is_private=is_private)
     if env.read_bool(RUNTIME_UPDATES_VARIABLE) and allowed.is_everywhere:
         log.warning(
             "whoever is on this machine may load adapters from any path and Hub repository; "

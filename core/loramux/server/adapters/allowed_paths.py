@@ -10,11 +10,10 @@ from loramux import env
 from loramux.errors import AdapterNotFoundError, InvalidRequestError
 from loramux.lora.fetch.locate import CHECKPOINT_FILES
 from loramux.lora.hub.source import HubPath
-
-HUB_SCHEME = "hf://"
+from loramux.server.access.caller import ANYBODY, Caller
+from loramux.server.adapters.named_places import HUB_SCHEME, NamedPlace, real_path
 
 ROOTS_VARIABLE = "LORAMUX_ALLOWED_ADAPTER_ROOTS"
-HUB_VARIABLE = "LORAMUX_LORA_RESOLVER_HF_REPO_LIST"
 
 
 class PathNotAllowedError(AdapterNotFoundError):
@@ -30,11 +29,14 @@ class AllowedPaths:
         repositories: which may be loaded from, down from the directory they name, at the revision
             they name, or at any that is the repository's own.
         is_whole_hub_allowed: whether every repository may.
+        named: those of these places where adapters have names already; what lies there is for
+            callers who may use such a name.
     """
 
     directories: tuple[str, ...] = ()
     repositories: tuple[HubPath, ...] = ()
     is_whole_hub_allowed: bool = False
+    named: tuple[NamedPlace, ...] = ()
 
     @classmethod
     def of(cls, roots: Iterable[str]) -> AllowedPaths:
@@ -50,59 +52,70 @@ class AllowedPaths:
 
     @classmethod
     def configured(
-        cls, roots: Iterable[str], module_paths: Iterable[str], *, is_private: bool = False
+        cls, roots: Iterable[str], named: Iterable[NamedPlace], *, is_private: bool = False
     ) -> AllowedPaths:
-        """What the operator has named: roots, and where adapters come from without being asked.
+        """What the operator has named.
 
         Args:
             roots: of the command line; those of ``LORAMUX_ALLOWED_ADAPTER_ROOTS`` are added.
-            module_paths: of the adapters that the server begins with.
+            named: where adapters come from without being asked for by path.
             is_private: whether only people of this machine can ask, who need no key. Where
                 nothing at all is named, they may then load from wherever they can read.
 
         Raises:
             InvalidRequestError: a root is neither a directory nor a Hub repository.
         """
-        repositories = [HUB_SCHEME + path for path in env.read_list(HUB_VARIABLE)]
-        for path in module_paths:
-            is_on_hub = HubPath.parse(path) is not None and not os.path.isdir(path)
-            repositories.append(HUB_SCHEME + path if is_on_hub else path)
-        directory = env.read_text(env.ADAPTER_DIRECTORY_VARIABLE)
-        own = [directory] if directory else []
-        named = [*roots, *env.read_list(ROOTS_VARIABLE), *own, *repositories]
-        return cls.of(named or ([os.sep, HUB_SCHEME] if is_private else []))
+        places = tuple(named)
+        given = [*roots, *env.read_list(ROOTS_VARIABLE), *(place.root for place in places)]
+        allowed = cls.of(given or ([os.sep, HUB_SCHEME] if is_private else []))
+        return replace(allowed, named=places)
 
     @property
     def is_everywhere(self) -> bool:
         """Whether nothing is out of bounds."""
         return os.sep in self.directories
 
-    def check(self, path: str) -> str:
+    def check(self, path: str, caller: Caller = ANYBODY) -> str:
         """The path to load from, symbolic links followed. Asks the file system.
 
         What is not allowed is refused in the same words whether it exists or not.
 
         Raises:
-            PathNotAllowedError: it is neither below one of the directories nor allowed on the Hub.
+            PathNotAllowedError: it is neither below one of the directories nor allowed on the Hub,
+                or has names there of which the caller may use none.
         """
-        hub_path = HubPath.parse(path.removeprefix(HUB_SCHEME))
-        # A directory of the same relative path would be loaded in the repository's place.
-        if hub_path and not os.path.isdir(str(hub_path)) and self._allows_on_hub(hub_path):
-            return str(hub_path)
-        real = _real(path)
-        files = [_real(os.path.join(real, name)) for name in CHECKPOINT_FILES]
-        if "://" in path or not all(self._holds(part) for part in (real, *files)):
+        on_hub = self._on_hub(path)
+        place = self._directory(path) if on_hub is None else str(replace(on_hub, revision=None))
+        if place is None or not self._is_for(caller, place):
             raise PathNotAllowedError(
                 "it is outside of the places this server loads from, which its operator names with "
                 f"--allowed-local-adapter-path or {ROOTS_VARIABLE}."
             )
+        return place if on_hub is None else str(on_hub)
+
+    def _on_hub(self, path: str) -> HubPath | None:
+        hub_path = HubPath.parse(path.removeprefix(HUB_SCHEME))
+        # A directory of the same relative path would be loaded in the repository's place.
+        if hub_path is None or os.path.isdir(str(hub_path)) or not self._allows_on_hub(hub_path):
+            return None
+        return hub_path
+
+    def _directory(self, path: str) -> str | None:
+        real = real_path(path)
+        files = [real_path(os.path.join(real, name)) for name in CHECKPOINT_FILES]
+        if "://" in path or not all(self._holds(part) for part in (real, *files)):
+            return None
         return real
+
+    def _is_for(self, caller: Caller, place: str) -> bool:
+        names = [name for named in self.named if (name := named.name_of(place)) is not None]
+        return not names or any(map(caller.may_use, names))
 
     def _with(self, root: str) -> AllowedPaths:
         if root == HUB_SCHEME:
             return replace(self, is_whole_hub_allowed=True)
         if "://" not in root:
-            return replace(self, directories=(*self.directories, _real(root)))
+            return replace(self, directories=(*self.directories, real_path(root)))
         repository = HubPath.parse(root.removeprefix(HUB_SCHEME))
         if repository is None:
             raise InvalidRequestError(
@@ -128,11 +141,3 @@ def _is_revision(revision: str | None, allowed: str | None) -> bool:
     """Below refs/ are pull requests, which are not the owner's: each has to be named."""
     is_free = allowed is None and not (revision or "").startswith("refs/")
     return is_free or revision == allowed
-
-
-def _real(path: str) -> str:
-    """Without links; a path that no system would take becomes one that holds no adapter."""
-    try:
-        return os.path.realpath(os.path.expanduser(path))
-    except ValueError:
-        return os.devnull

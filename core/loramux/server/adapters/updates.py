@@ -119,8 +119,8 @@ async def _load(
     if server.addresses is not None and (found := await server.addresses.find(module.path, caller)):
         module = AdapterModule(module.name, found.path, found.base_model_name, found.source)
     else:
-        path = await _paths.ask(server.allowed_paths.check, module.path)
-        module = AdapterModule(module.name, path)
+        check = partial(server.allowed_paths.check, caller=caller)
+        module = AdapterModule(module.name, await _paths.ask(check, module.path))
     await server.catalog.register(module, load_inplace=load_inplace)
 
 

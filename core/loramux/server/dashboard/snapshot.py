@@ -93,8 +93,8 @@ def adapter_rows(
     rows = []
     for info, use in used[:MAX_ROWS]:
         entry = entries.get(info.name)
-        place = place_for(caller, entry, info) or ""
-        rows.append(_row(info, use, activity.loads, place, entry and entry.found_by))
+        place, found_by = place_for(caller, entry, info), entry.found_by if entry else None
+        rows.append(_row(info, use, activity.loads, place or "", found_by))
     return rows
 
 
