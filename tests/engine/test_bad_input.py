@@ -191,6 +191,10 @@ def damaged(model: Path, directory: Path, file: str, content: bytes | None) -> P
         ("model.safetensors", None),
         ("model.safetensors", b"not a tensor file"),
         ("tokenizer.json", b"{"),
+        ("generation_config.json", b"{"),
+        ("generation_config.json", b"[1]"),
+        ("modules.json", b"{"),
+        ("modules.json", b'[{"type": "Pooling", "path": 1}]'),
     ],
 )
 def test_a_damaged_model_is_told_in_one_sentence(world, tmp_path, file, content):

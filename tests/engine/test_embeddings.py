@@ -203,6 +203,14 @@ def test_models_that_see_what_follows_are_refused(config: dict[str, Any], tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("name", "pools"), [("FunnelBaseModel", True), ("FunnelForMaskedLM", False)]
+)
+def test_a_family_may_have_two_bare_decoders(name: str, pools: bool, tmp_path: Path) -> None:
+    config = transformers.FunnelConfig(architectures=[name])
+    assert (PoolingPlan.of(EngineArgs(model=str(tmp_path)), config) is not None) == pools
+
+
+@pytest.mark.parametrize(
     "modules", ["null", "{}", '{"a": 1}', '[{"type": "a.Pooling", "path": 5}]']
 )
 def test_files_of_another_form_are_told_in_one_sentence(modules: str, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -19,8 +18,8 @@ from transformers import (
 )
 from transformers import PreTrainedConfig as Config
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import GENERATION_CONFIG_NAME
 
-from loramux import field_checks as check
 from loramux.engine.args import EngineArgs
 from loramux.errors import InvalidRequestError
 from loramux.logger import get_logger
@@ -31,12 +30,15 @@ from loramux.models.attention import (
     probe_kv_shapes,
 )
 from loramux.models.backbone import Backbone
+from loramux.models.files import find_file, unreadable
 from loramux.models.fused import FusedDecoder
+from loramux.models.hf_overrides import override
 from loramux.models.refusals import (
     check_attention,
     check_complete,
     check_decoder,
     not_causal,
+    reason_of,
     refuse_unsupported,
 )
 
@@ -81,38 +83,13 @@ def load_config(args: EngineArgs) -> Config:
         )
     except (OSError, ValueError) as error:
         raise InvalidRequestError(
-            f"The model {args.model!r} cannot be loaded ({_reason(error)}); check its path or id.",
+            f"The model {args.model!r} cannot be loaded ({reason_of(error)}); "
+            "check its path or id.",
             "model",
         ) from error
-    _override(config, args.hf_overrides or {})
+    override(config, args.hf_overrides or {})
     refuse_unsupported(config, args.model)
     return config
-
-
-def _override(config: Config, fields: Mapping[str, Any]) -> None:
-    for name, value in fields.items():
-        part = getattr(config, name, None)
-        if isinstance(part, Config):
-            _override(part, check.mapping("hf_overrides", value))
-        elif callable(part):
-            raise InvalidRequestError(
-                f"hf_overrides names {name!r}, which is a method of the model's configuration; "
-                "give the name of a field.",
-                "hf_overrides",
-            )
-        else:
-            _set(config, name, value)
-
-
-def _set(config: Config, name: str, value: Any) -> None:
-    try:
-        setattr(config, name, value)
-    except Exception as error:  # every configuration has checks of its own, which raise anything
-        raise InvalidRequestError(
-            f"hf_overrides cannot make {name} of the model's configuration {value!r} "
-            f"({_reason(error)}); give a value that it takes.",
-            "hf_overrides",
-        ) from error
 
 
 def load_tokenizer(args: EngineArgs) -> Tokenizer | None:
@@ -128,7 +105,7 @@ def load_tokenizer(args: EngineArgs) -> Tokenizer | None:
     except (OSError, ValueError) as error:
         raise InvalidRequestError(
             f"The tokenizer of {args.tokenizer or args.model!r} cannot be loaded "
-            f"({_reason(error)}); give another with tokenizer=, or skip_tokenizer_init.",
+            f"({reason_of(error)}); give another with tokenizer=, or skip_tokenizer_init.",
             "tokenizer",
         ) from error
 
@@ -142,11 +119,12 @@ def load_model(
         pools: load the decoder without its output layer, a ``Backbone``.
 
     Raises:
-        InvalidRequestError: the model's attention cannot run over a paged cache.
+        InvalidRequestError: its files are not whole, or it is of a kind that loramux cannot run.
     """
     dtype = choose_dtype(args.dtype, device, config)
     if pools:
         check_decoder(config, args.model)
+    generation_config = load_generation_config(args, config)
     model = _make_model(args, config, device, dtype, pools).eval().requires_grad_(False)
     kv_shapes = _probe(model, args.model)
     check_attention(config, kv_shapes, args.model)
@@ -154,7 +132,7 @@ def load_model(
     return LoadedModel(
         model=model,
         config=config,
-        generation_config=load_generation_config(args, config),
+        generation_config=generation_config,
         kv_shapes=kv_shapes,
         device=device,
         dtype=dtype,
@@ -179,11 +157,17 @@ def _fuse(
 
 
 def load_generation_config(args: EngineArgs, config: Config) -> GenerationConfig:
-    """The model's own defaults for generation, or what its configuration implies."""
+    """The model's own defaults for generation, or what its configuration implies.
+
+    Raises:
+        InvalidRequestError: there is a file of them, and it cannot be read.
+    """
+    if find_file(args, GENERATION_CONFIG_NAME) is None:
+        return GenerationConfig.from_model_config(config)
     try:
         return GenerationConfig.from_pretrained(args.model, revision=args.revision)
-    except OSError:  # the file is optional
-        return GenerationConfig.from_model_config(config)
+    except (OSError, ValueError, TypeError) as error:
+        raise unreadable(args, GENERATION_CONFIG_NAME, reason_of(error)) from error
 
 
 def max_model_len(args: EngineArgs, config: Config) -> int:
@@ -249,7 +233,7 @@ def _make_model(
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InvalidRequestError(
-            f"The weights of {args.model!r} cannot be loaded ({_reason(error)}); "
+            f"The weights of {args.model!r} cannot be loaded ({reason_of(error)}); "
             "check that its files are whole.",
             "model",
         ) from error
@@ -263,9 +247,3 @@ def _probe(model: nn.Module, name: str) -> dict[int, KVShape]:
         return probe_kv_shapes(model)
     except BidirectionalError as error:
         raise not_causal(name) from error
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence of what transformers says, to be quoted in one of ours."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].split(". ")[0].rstrip(".:") if lines else type(error).__name__

@@ -70,3 +70,9 @@ def check_attention(config: Config, kv_shapes: dict[int, KVShape], name: str) ->
             "transformers' attention interface, so loramux cannot run it; choose another model.",
             "model",
         )
+
+
+def reason_of(error: Exception) -> str:
+    """The first sentence of what transformers says, to be quoted in one of ours."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].split(". ")[0].rstrip(".:") if lines else type(error).__name__

@@ -20,6 +20,7 @@ class PoolingPlan:
 
     Args:
         model: its name, for refusals.
+        normalize: whether embeddings have the length 1, unless a request wants another.
         hidden_size: numbers of an embedding.
         is_matryoshka: whether the first ones of them are an embedding, too.
         matryoshka_dimensions: how many first ones are; empty where any number is.
@@ -93,5 +94,6 @@ class PoolingPlan:
 
 def _lacks_output(config: Config) -> bool:
     """Whether the checkpoint is that of a bare decoder: ``Qwen3Model``, not ``...ForCausalLM``."""
-    bare = MODEL_MAPPING.get(type(config), None)
-    return bare is not None and bare.__name__ in (config.architectures or ())
+    bare = MODEL_MAPPING.get(type(config), ())
+    classes = bare if isinstance(bare, tuple) else (bare,)
+    return any(each.__name__ in (config.architectures or ()) for each in classes)

@@ -10,10 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from transformers.utils.hub import cached_file
-
 from loramux.engine.args import EngineArgs
 from loramux.errors import InvalidRequestError
+from loramux.models.files import find_file, unreadable
 from loramux.pooling_params import PoolerConfig, PoolingType
 
 Form = TypeVar("Form")
@@ -40,8 +39,8 @@ def read_pooler_config(args: EngineArgs) -> PoolerConfig | None:
     if "Pooling" not in modules:
         return None
     if args.pooler_config is None or args.pooler_config.pooling_type is None:
-        folder = modules["Pooling"].get("path", "")
-        pooling_type = _pooling_type(_read(args, f"{folder}/config.json", dict) or {}, args.model)
+        settings = f"{modules['Pooling'].get('path', '')}/config.json".removeprefix("/")
+        pooling_type = _pooling_type(_read(args, settings, dict) or {}, args.model)
     else:
         pooling_type = args.pooler_config.pooling_type
     if unknown := modules.keys() - KNOWN_MODULES:
@@ -58,7 +57,9 @@ def _pooling_type(config: Mapping[str, Any], model: str) -> PoolingType:
     modes = list(map(str, newer)) if isinstance(newer, list) else [str(newer)]
     prefix = "pooling_mode_"
     modes += [
-        key.removeprefix(prefix) for key, on in config.items() if on is True and prefix in key
+        key.removeprefix(prefix)
+        for key, on in config.items()
+        if on is True and key.startswith(prefix)
     ]
     if len(modes) != 1 or modes[0] not in POOLING_TYPES:
         raise InvalidRequestError(
@@ -78,14 +79,7 @@ def _kind(module: Any) -> str:
 
 def _read(args: EngineArgs, name: str, form: type[Form]) -> Form | None:
     """A JSON file of the model, None if it has none of this name."""
-    path = cached_file(
-        args.model,
-        name,
-        revision=args.revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    path = find_file(args, name)
     if path is None:
         return None
     try:
@@ -93,10 +87,6 @@ def _read(args: EngineArgs, name: str, form: type[Form]) -> Form | None:
             content = json.load(file)
         if not isinstance(content, form):
             raise ValueError(f"it holds no {form.__name__}")
-    except (OSError, ValueError) as error:
-        raise InvalidRequestError(
-            f"The file {name} of the model {args.model!r} cannot be read ({error}); "
-            "check that its files are whole.",
-            "model",
-        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise unreadable(args, name, error) from error
     return content

@@ -1,0 +1,33 @@
+"""Files that a model may have beside its configuration, its tokenizer and its weights."""
+
+from __future__ import annotations
+
+from transformers.utils.hub import cached_file
+
+from loramux.engine.args import EngineArgs
+from loramux.errors import InvalidRequestError
+
+
+def find_file(args: EngineArgs, name: str) -> str | None:
+    """Where a file of the model is on this machine, fetched from the Hub if need be.
+
+    None if the model has none of this name, or the Hub does not answer and it is not in the cache.
+    """
+    path: str | None = cached_file(
+        args.model,
+        name,
+        revision=args.revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return path
+
+
+def unreadable(args: EngineArgs, name: str, reason: object) -> InvalidRequestError:
+    """The refusal of a model one of whose files holds something else than it should."""
+    return InvalidRequestError(
+        f"The file {name} of the model {args.model!r} cannot be read ({reason}); "
+        "check that its files are whole.",
+        "model",
+    )
