@@ -398,7 +398,7 @@ def test_routes_that_an_operator_has_not_opened(resolver: FolderResolver, key: s
             answer = http.request(method, f"/v1/{path}")
             says = "set LORAMUX_ALLOW_RUNTIME_LORA_UPDATING=1 and start the server again"
             check_error(answer, 404, "NotFoundError", says)
-        assert "/docs has" in http.post("/v1/elsewhere").json()["error"]["message"]
+        assert "/openapi.json has" in http.post("/v1/elsewhere").json()["error"]["message"]
 
 
 def test_health_and_version(server: RunningServer) -> None:
@@ -428,6 +428,14 @@ def test_one_request_id_twice_at_the_same_time(server: RunningServer) -> None:
         answer = post(server, PROMPT, headers={"x-request-id": "same"})
         assert answer.status_code == 200
     assert len(set(server.engine.served)) == 2
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/oauth2-redirect", "/redoc"])
+def test_fastapis_pages_which_load_from_other_hosts_are_not_there(
+    server: RunningServer, path: str
+) -> None:
+    with server.http() as client:
+        check_error(client.get(path), 404, "NotFoundError", "/openapi.json has what there is")
 
 
 def test_the_api_is_documented(server: RunningServer) -> None:

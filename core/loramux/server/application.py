@@ -34,6 +34,9 @@ OTHERS = {
 class Application(FastAPI):
     """FastAPI, with the answers of middleware and of keys in its documentation.
 
+    FastAPI's pages for people are left out: they load their scripts from other hosts, and a browser
+    has no key to show.
+
     Args:
         has_keys: whether callers need a key.
     """
@@ -42,7 +45,7 @@ class Application(FastAPI):
         self._has_keys = has_keys
         self._api_routes: list[Route] = []
         self._closed_routes: list[Route] = []
-        super().__init__(**settings)
+        super().__init__(docs_url=None, redoc_url=None, **settings)
 
     def include_router(self, router: APIRouter, **settings: Any) -> None:
         """As FastAPI's; its routes are kept for ``methods_of``."""
@@ -51,7 +54,7 @@ class Application(FastAPI):
 
     def template_of(self, scope: Scope) -> str | None:
         """The path of the route a request is for, as it was declared; None where there is none."""
-        own = [route for route in self.routes if isinstance(route, Route)]  # such as /docs
+        own = [route for route in self.routes if isinstance(route, Route)]  # /openapi.json
         routes = (route for route in [*self._api_routes, *own] if _leads(route, scope))
         return next((route.path for route in routes), None)
 

@@ -140,4 +140,4 @@ def _way_out(request: Request) -> str:
     """Which routes could be opened is told to admins only."""
     if access_of(request).is_admin and request.app.is_closed(request.scope):
         return f"set {RUNTIME_UPDATES_VARIABLE}=1 and start the server again to have it"
-    return "/docs has what there is"
+    return "/openapi.json has what there is"
