@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from loramux import env
+from loramux.engine.args import EngineArgs
 from loramux.errors import InvalidRequestError
 from loramux.lora.checkpoint.read_threads import read_threads
 from loramux.lora.disk_cache.byte_size import read_byte_size
@@ -20,6 +21,20 @@ from loramux.server.serve_options import ServeOptions
 log = logging.getLogger(__name__)
 
 SIZES = ("LORAMUX_MAX_ADAPTER_BYTES", "LORAMUX_ADAPTER_CACHE_SIZE", "LORAMUX_HOST_CACHE_BYTES")
+
+
+def look_ahead(args: EngineArgs, options: ServeOptions, resolvers: Sequence[NamedResolver]) -> None:
+    """Warn of what is probably not meant, and look at what the environment and the options name.
+
+    Raises:
+        LoramuxError: a server that is started so would fail later.
+    """
+    warn_of_unused_resolvers(resolvers, args.enable_lora)
+    if args.enable_lora and not (options.adapters or env.read_bool(RUNTIME_UPDATES_VARIABLE)):
+        warn_of_no_adapters(resolvers)
+    warn_of_open_door(options)
+    check_numbers(args.enable_lora)
+    check_adapters(options.adapters, args.served_names)
 
 
 def check_numbers(enable_lora: bool) -> None:

@@ -13,8 +13,6 @@ import uvicorn
 
 from loramux import env
 from loramux.engine.args import EngineArgs
-from loramux.errors import LoramuxError
-from loramux.imports import importing
 from loramux.logger import get_logger, line_for_stdout
 from loramux.lora.resolve.catalog import AdapterCatalog
 from loramux.lora.resolve.registry import ResolverChain
@@ -31,21 +29,13 @@ from loramux.server.adapters.named_places import named_places
 from loramux.server.app import build_app
 from loramux.server.dashboard.activity import Activity
 from loramux.server.dashboard.watching import watched
-from loramux.server.early_checks import (
-    check_adapters,
-    check_numbers,
-    warn_of_no_adapters,
-    warn_of_open_door,
-    warn_of_unused_resolvers,
-)
+from loramux.server.early_checks import look_ahead
 from loramux.server.engine_protocol import Engine
+from loramux.server.listener import BACKLOG, address_of, listen, open_listener
 from loramux.server.serve_options import ServeOptions
 from loramux.server.state import ServerState
 
 log = get_logger(__name__)
-
-BACKLOG = 8192
-"""Connections the kernel holds until they are accepted, if it holds so many (somaxconn)."""
 
 
 def serve(args: EngineArgs, options: ServeOptions) -> None:
@@ -58,20 +48,11 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
     limits = replace(options.connections, max_connections=descriptors.most_connections())
     options = replace(options, connections=limits)
     plugin_resolvers = find_resolvers()
-    chat_template = options.read_chat_template()
-    tracer = tracer_for(options.otlp_traces_endpoint)
-    locks = _locks(options, args, plugin_resolvers)
-    allow_updates = env.read_bool(RUNTIME_UPDATES_VARIABLE)
-    warn_of_unused_resolvers(plugin_resolvers, args.enable_lora)
-    if args.enable_lora and not (allow_updates or options.adapters):
-        warn_of_no_adapters(plugin_resolvers)
-    warn_of_open_door(options)
-    check_numbers(args.enable_lora)
-    check_adapters(options.adapters, args.served_names)
+    settings = {**_settings(options), **_locks(options, args, plugin_resolvers)}
+    look_ahead(args, options, plugin_resolvers)
     # What is wrong so far is told at once; from here on it takes seconds.
     interpreter.keep()
-    with importing():
-        from loramux.engine.async_llm_engine import AsyncLLMEngine
+    from loramux import AsyncLLMEngine
 
     resolvers = ResolverChain(plugin_resolvers)
     activity = Activity() if options.dashboard else None
@@ -80,16 +61,8 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
         engine=engine,
         catalog=build_catalog(engine, asked),
         base_names=args.served_names,
-        **locks,
-        chat_template=chat_template,
-        tools=options.tools,
-        allow_runtime_updates=allow_updates,
-        max_body_bytes=options.max_body_bytes,
-        max_queued_requests=options.max_queued_requests,
-        metrics_without_key=options.metrics_without_key,
-        access_log=options.access_log,
-        tracer=tracer,
         activity=activity,
+        **settings,
     )
     scheme = options.connections.scheme
     server = _Server(state, options, ready_line(listener, args, plugin_resolvers, scheme))
@@ -101,6 +74,19 @@ def serve(args: EngineArgs, options: ServeOptions) -> None:
         resolvers.close()
 
 
+def _settings(options: ServeOptions) -> dict[str, Any]:
+    """What the server's state holds of the options as it is."""
+    return {
+        "chat_template": options.read_chat_template(),
+        "tools": options.tools,
+        "max_body_bytes": options.max_body_bytes,
+        "max_queued_requests": options.max_queued_requests,
+        "metrics_without_key": options.metrics_without_key,
+        "access_log": options.access_log,
+        "tracer": tracer_for(options.otlp_traces_endpoint),
+    }
+
+
 def _locks(
     options: ServeOptions, args: EngineArgs, resolvers: Sequence[NamedResolver]
 ) -> dict[str, Any]:
@@ -108,13 +94,15 @@ def _locks(
     named = named_places(options.adapters, args.model)
     is_private = options.is_local and not (options.api_keys or options.api_keys_file)
     allowed = AllowedPaths.configured(options.allowed_roots, named, is_private=is_private)
-    if env.read_bool(RUNTIME_UPDATES_VARIABLE) and allowed.is_everywhere:
+    allows_updates = env.read_bool(RUNTIME_UPDATES_VARIABLE)
+    if allows_updates and allowed.is_everywhere:
         log.warning(
             "whoever is on this machine may load adapters from any path and Hub repository; "
             "name directories with --allowed-local-adapter-path to keep to them"
         )
     return {
         "keyring": Keyring(options.api_keys, options.api_keys_file),
+        "allow_runtime_updates": allows_updates,
         "allowed_paths": allowed,
         "addresses": AddressedAdapters(args.model, resolvers),
         "share_prefix_cache": options.share_prefix_cache,
@@ -141,30 +129,6 @@ def build_catalog(engine: Engine, resolvers: AskedResolvers) -> AdapterCatalog:
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Take the address, without answering anybody yet: a taken one is told before a model loads.
-
-    Raises:
-        LoramuxError: the address cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise _no_address(f"{host}:{port}", error) from error
-    return listener
-
-
-def _no_address(address: str, error: Exception) -> LoramuxError:
-    return LoramuxError(
-        f"The address {address} cannot be listened on ({str(error).rstrip('.')}); choose another "
-        "--host or --port."
-    )
-
-
 def ready_line(
     listener: socket.socket,
     args: EngineArgs,
@@ -175,20 +139,8 @@ def ready_line(
     names = [resolver.name for resolver in plugin_resolvers]
     names += LoRAResolverRegistry.get_supported_resolvers()
     resolvers = ", ".join(names) if names and args.enable_lora else "none"
-    url = f"{scheme}://{_address(listener)}"
+    url = f"{scheme}://{address_of(listener)}"
     return f"loramux is ready: {url} (model {args.model}, resolvers: {resolvers})"
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _open(listener: socket.socket) -> None:
-    try:
-        listener.listen(BACKLOG)
-    except OSError as error:  # two servers may have taken it, and the other was the first to open
-        raise _no_address(_address(listener), error) from error
 
 
 async def _run(
@@ -197,7 +149,7 @@ async def _run(
     try:
         await state.catalog.register_all(options.adapters)
         interpreter.settle()
-        _open(listener)
+        open_listener(listener)
         if options.api_keys_file is not None:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGHUP, state.keyring.reload)
