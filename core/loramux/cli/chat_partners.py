@@ -46,9 +46,8 @@ class LocalPartner:
     """
 
     def __init__(self, args: EngineArgs, adapter: str | None, choices: dict[str, Any]) -> None:
-        from loramux.engine.llm_engine import LLMEngine
-        from loramux.lora.request import LoRARequest
-        from loramux.sampling_params import RequestOutputKind, SamplingParams
+        from loramux import LLMEngine, LoRARequest, SamplingParams
+        from loramux.sampling_params import RequestOutputKind
 
         settings = {"max_tokens": None, **choices, "output_kind": RequestOutputKind.DELTA}
         SamplingParams(**settings)  # what is wrong with them is told before a model is loaded

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     adapter = LoRARequest(arguments.lora, 1, arguments.lora) if arguments.lora else None
     _sampling_params(arguments, {})  # what is wrong with them is told before a model is loaded
-    from loramux.engine.async_llm_engine import AsyncLLMEngine
+    from loramux import AsyncLLMEngine
 
     engine = AsyncLLMEngine.from_engine_args(args)
     params = _sampling_params(arguments, engine.default_sampling_params())
