@@ -50,7 +50,7 @@ def run(*command: str) -> str:
         capture_output=True,
         check=False,
         text=True,
-        timeout=240,
+        timeout=800,
         env=environment,
     )
     assert done.returncode == 0, done.stderr

@@ -59,7 +59,7 @@ class Good(LoRAResolver):
 
 
 class TestGood(ResolverContract):
-    seconds = 1.0
+    seconds = 30.0
     kind: type[Good] = Good
 
     @pytest.fixture
@@ -211,6 +211,7 @@ class KeepsItsLock(Good):
 
 
 class TestKeepsItsLock(TestGood):
+    seconds = 1.0
     kind = KeepsItsLock
 
 

@@ -48,7 +48,7 @@ class FreshVenv:
             env=_environment(environment),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=800,  # it ends what hangs, and no machine that is busy
             check=False,
         )
 

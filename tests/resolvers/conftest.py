@@ -31,5 +31,5 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         # What was left ends with its next request, which must not be during the next test.
         hub.close()
         for thread in downloads_under_way():
-            thread.join(5)
+            thread.join(60)
         huggingface_hub.close_session()

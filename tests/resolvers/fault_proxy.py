@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, fault: Fault) -> tuple[int, dict[str, str], bytes]:
         if fault.status is not None:
             return fault.status, {}, fault.body
-        connection = http.client.HTTPConnection(self.proxy.target, timeout=10)
+        connection = http.client.HTTPConnection(self.proxy.target, timeout=60)
         try:
             asked = dict(self.headers.items())
             if "ETag" in fault.headers:

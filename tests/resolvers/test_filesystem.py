@@ -292,7 +292,7 @@ def test_a_broken_link_leads_nowhere(root):
 
 def ask_through_a_chain(root: Path, name: str) -> None:
     resolver = NamedResolver.of("files", FilesystemLoRAResolver(root))
-    chain = ResolverChain([resolver], ResolverRegistry(), timeout=5)
+    chain = ResolverChain([resolver], ResolverRegistry(), timeout=60)
     try:
         asyncio.run(chain.resolve(BASE, name))
     finally:

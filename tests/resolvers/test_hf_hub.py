@@ -33,7 +33,7 @@ def adapter(fill: str = "w", directory: str = "") -> dict[str, bytes]:
 
 
 def resolver(pinned: str | None = None, **options: float) -> HubLoRAResolver:
-    return HubLoRAResolver({REPO: pinned}, **{"timeout": 5.0, **options})
+    return HubLoRAResolver({REPO: pinned}, **{"timeout": 60.0, **options})
 
 
 def ask(resolver: HubLoRAResolver, *names: str) -> list[LoRARequest | None]:

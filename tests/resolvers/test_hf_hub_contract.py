@@ -27,7 +27,7 @@ class TestHub(ResolverContract):
     @pytest.fixture
     def resolver(self, push) -> HubLoRAResolver:
         push(1)
-        return HubLoRAResolver({REPO: None}, timeout=2, revision_ttl=0)
+        return HubLoRAResolver({REPO: None}, timeout=20, revision_ttl=0)
 
     @pytest.fixture
     def known_name(self) -> str:

@@ -115,6 +115,6 @@ def test_a_download_that_is_left_ends_although_the_session_is_another(hub, sourc
     assert downloads_under_way(), "it waits, to try again in a second"
     huggingface_hub.close_session()
     for thread in downloads_under_way():
-        thread.join(5)
+        thread.join(60)
     assert downloads_under_way() == []
     assert len(hub.log("HEAD .*json")) == 2

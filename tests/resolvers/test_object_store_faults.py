@@ -129,7 +129,7 @@ def test_a_server_that_is_not_there_is_not_a_missing_adapter(proxy, monkeypatch)
     started = time.monotonic()
     with pytest.raises(AdapterUnavailableError, match="cannot be read") as caught:
         resolve(resolver_at(URI), "good")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert_tells_no_secret(caught.value)
 
 
@@ -249,14 +249,14 @@ def test_a_slow_server_holds_nobody_beyond_the_deadline(proxy, cache, pause):
 
     with pytest.raises(TimeIsOver):
         cache.get_or_fetch(source, progress)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 30  # and a part takes more than a minute
     assert_nothing_is_left(cache)
     assert_no_part_is_awaited()
 
 
 def assert_no_part_is_awaited() -> None:
     """Cancelling takes a moment, for it happens in fsspec's thread."""
-    until = time.monotonic() + 1
+    until = time.monotonic() + 50
     while any("_read_part" in str(task) for task in asyncio.all_tasks(get_loop())):
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -264,24 +264,25 @@ def assert_no_part_is_awaited() -> None:
 
 def test_a_look_up_that_is_cancelled_ends(proxy):
     asked = threading.Event()
-    proxy.fault = lambda request: Fault(before=lambda: (asked.set(), proxy.closing.wait(1)))
+    proxy.fault = lambda request: Fault(before=lambda: (asked.set(), proxy.closing.wait(60)))
 
     async def give_up() -> None:
-        async with asyncio.timeout(0.2):
-            await resolver_at(URI).resolve_lora("base", "good")
+        look_up = asyncio.create_task(resolver_at(URI).resolve_lora("base", "good"))
+        assert await asyncio.to_thread(asked.wait, 60)
+        look_up.cancel()
+        await look_up
 
     started = time.monotonic()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(asyncio.CancelledError):
         asyncio.run(give_up())
-    assert time.monotonic() - started < 1
-    assert asked.is_set()
+    assert time.monotonic() - started < 30
 
 
 def test_a_slow_look_up_holds_up_no_other(proxy, moto):
     moto.put_adapter("team/quick", b"x")
     slow = threading.Event()
     proxy.fault = lambda request: (
-        Fault(before=lambda: slow.wait(5)) if "/good/" in request.path else None
+        Fault(before=lambda: slow.wait(60)) if "/good/" in request.path else None
     )
 
     async def both() -> list[str]:
