@@ -82,7 +82,9 @@ class LLM:
             AdapterError: an adapter cannot be used; nothing goes on running.
         """
         params = self.get_default_sampling_params() if sampling_params is None else sampling_params
-        return self._run_all(prompts, params, "sampling_params", lora_request, use_tqdm)
+        all_prompts = _as_list(prompts)
+        all_params = _parameters(params, SamplingParams, len(all_prompts), "sampling_params")
+        return self._run_all(all_prompts, all_params, lora_request, use_tqdm)
 
     def embed(
         self,
@@ -100,7 +102,9 @@ class LLM:
         See ``generate`` for the other arguments and what is raised.
         """
         params = PoolingParams() if pooling_params is None else pooling_params
-        outputs = self._run_all(prompts, params, "pooling_params", lora_request, use_tqdm)
+        all_prompts = _as_list(prompts)
+        all_params = _parameters(params, PoolingParams, len(all_prompts), "pooling_params")
+        outputs = self._run_all(all_prompts, all_params, lora_request, use_tqdm)
         return [_embedding(output) for output in outputs]
 
     def chat(
@@ -124,24 +128,21 @@ class LLM:
         return self.generate(prompts, sampling_params, lora_request=lora_request, use_tqdm=use_tqdm)
 
     def shutdown(self) -> None:
-        """End the threads that load adapters."""
+        """End the threads that load adapters and compile grammars, and what they need."""
         self.llm_engine.shutdown()
 
     def _run_all(
         self,
-        prompts: Prompt | Sequence[Prompt],
-        params: Params | Sequence[Params],
-        name: str,
+        prompts: Sequence[Prompt],
+        params: Sequence[Params],
         lora_request: LoRARequest | Sequence[LoRARequest | None] | None,
         use_tqdm: bool,
     ) -> list[RequestOutput]:
-        """The last output of each prompt; ``name`` is what the caller calls ``params``."""
-        all_prompts = _as_list(prompts)
-        all_params: list[Params] = _one_each(params, len(all_prompts), name)
-        all_lora = _one_each(lora_request, len(all_prompts), "lora_request")
-        ids = [str(next(self._ids)) for _ in all_prompts]
+        """The last output of each prompt."""
+        all_lora = _one_each(lora_request, len(prompts), "lora_request")
+        ids = [str(next(self._ids)) for _ in prompts]
         try:
-            for arguments in zip(ids, all_prompts, all_params, all_lora, strict=True):
+            for arguments in zip(ids, prompts, params, all_lora, strict=True):
                 self._add(*arguments)
             return self._run(ids, use_tqdm)
         except BaseException:
@@ -151,7 +152,6 @@ class LLM:
     def _add(
         self, request_id: str, prompt: Prompt, params: Params, lora: LoRARequest | None
     ) -> None:
-        self.llm_engine.requests.check(params)
         if isinstance(params, SamplingParams):
             params = replace(params, output_kind=RequestOutputKind.FINAL_ONLY)
         self.llm_engine.add_request(request_id, prompt, params, lora)
@@ -173,7 +173,7 @@ class LLM:
 
 
 def _embedding(output: RequestOutput) -> EmbeddingRequestOutput:
-    assert isinstance(output, PooledOutput), "check() has refused an engine that generates"
+    assert isinstance(output, PooledOutput), "PoolingParams are refused by other engines"
     assert output.embedding is not None, "_run raises for a request that failed"
     return EmbeddingRequestOutput(
         request_id=output.request_id,
@@ -196,6 +196,17 @@ def _conversations(
 ) -> Sequence[Sequence[Message]]:
     is_one = bool(messages) and isinstance(messages[0], Mapping)
     return cast(Sequence[Sequence[Message]], [messages] if is_one else messages)
+
+
+def _parameters(value: Any, kind: type[Value], count: int, name: str) -> list[Value]:
+    """Parameters of each prompt, where the caller calls them ``name``."""
+    params: list[Value] = _one_each(value, count, name)
+    for one in params:
+        if not isinstance(one, kind):
+            raise InvalidRequestError(
+                f"{name} must be {kind.__name__}, got {type(one).__name__}.", name
+            )
+    return params
 
 
 def _one_each(value: Value | Sequence[Value], count: int, name: str) -> list[Value]:

@@ -93,6 +93,8 @@ def test_dimensions_and_length(world: EmbeddingWorld) -> None:
         llm.embed(prompt, pooling_params=PoolingParams(dimensions=9))
     with pytest.raises(InvalidRequestError, match="it makes embeddings"):
         llm.generate(prompt, SamplingParams())
+    with pytest.raises(InvalidRequestError, match="sampling_params must be SamplingParams, got P"):
+        llm.generate(prompt, PoolingParams())
     with pytest.raises(InvalidRequestError, match="takes at most 64; shorten"):
         llm.embed([3] * (MAX_MODEL_LEN + 1))
     engine = llm.llm_engine
@@ -112,6 +114,8 @@ def test_a_whole_model_may_do_both(world: EmbeddingWorld) -> None:
     np.testing.assert_allclose(output.outputs.embedding, expected, atol=2e-6)
     with pytest.raises(InvalidRequestError, match="does not support the Embeddings API"):
         LLM(model, **options).embed(PROMPTS[2])
+    with pytest.raises(InvalidRequestError, match="pooling_params must be PoolingParams, got S"):
+        LLM(model, **options).embed(PROMPTS[2], pooling_params=SamplingParams())
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "phi3"])
