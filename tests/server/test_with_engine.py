@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,6 +28,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:Futu
 
 PROMPT = "hello"
 TOKENS = 12
+NOT_SERVING = {
+    "aiobotocore", "aiohttp", "httpx", "llguidance", "loramux.bench", "loramux.testing", "openai",
+    "opentelemetry.sdk", "peft", "requests", "s3fs",
+}  # fmt: skip
+"""What a server imports when it is asked for it, or never."""
 
 
 @pytest.fixture(scope="module")
@@ -214,14 +220,16 @@ def test_a_disconnect_frees_the_engine(server: ServerProcess, client: openai.Ope
     assert httpx.get(f"{server.url}/health", verify=False, timeout=60).status_code == 200
 
 
-def test_the_simple_server_and_its_end(root: Path) -> None:
+def test_the_simple_server_and_its_end(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """vLLM's first example, and a stream that runs when the server is told to end."""
     words = [
         "--model", str(root / "model"), "--served-model-name", "mine", "--lora-path",
         str(root / "apart"), "--max-model-len", "128",
     ]  # fmt: skip
     with (
-        serving(*words, module=["loramux.entrypoints.api_server"]) as server,
+        serving(
+            *words, module=["loramux.entrypoints.api_server"], PYTHONPROFILEIMPORTTIME="1"
+        ) as server,
         server.http() as http,
     ):
         body = json.dumps({"model": "mine", "prompt": PROMPT, "max_tokens": 12, "temperature": 0})
@@ -240,6 +248,10 @@ def test_the_simple_server_and_its_end(root: Path) -> None:
         assert '"finish_reason":"length"' in rest[-2]
         assert rest[-1] == "data: [DONE]"
         assert server.process.wait(timeout=60) == 0
+    imported = re.findall(r"^import time: .*\| +(\S+)$", capfd.readouterr().err, re.MULTILINE)
+    assert NOT_SERVING.isdisjoint(imported)
+    # Its other processes start before it imports what takes longest, which is listed when done.
+    assert imported.index("loramux.engine.start") < imported.index("transformers")
 
 
 def fails(*words: str, **environment: str) -> str:
