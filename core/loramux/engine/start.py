@@ -83,5 +83,5 @@ def _open(device: torch.device) -> None:
     """
     try:
         torch.zeros(1, device=device)
-    except RuntimeError as error:
+    except Exception as error:
         log.debug("the device %s cannot be opened: %s", device, error)

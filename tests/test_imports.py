@@ -1,0 +1,50 @@
+"""Imports without a search for garbage, which begins again as it was."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from loramux.imports import importing
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def test_nothing_is_searched_and_what_was_made_is_old():
+    with importing():
+        searches = sum(generation["collections"] for generation in gc.get_stats())
+        made = [[n] for n in range(100_000)]
+        with importing():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+        assert sum(generation["collections"] for generation in gc.get_stats()) == searches
+    assert gc.isenabled()
+    assert not any(made[0] is each for each in gc.get_objects(generation=0))
+    assert gc.get_freeze_count() == 0
+
+
+def test_it_ends_with_an_error_too():
+    with pytest.raises(ModuleNotFoundError), importing():
+        import loramux.nowhere  # noqa: F401
+    assert gc.isenabled()
+
+
+def test_who_has_turned_the_search_off_keeps_it_off():
+    gc.disable()
+    with importing():
+        pass
+    assert not gc.isenabled()
+
+
+def test_where_something_is_frozen_what_is_imported_is_too():
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    with importing():
+        made = [[n] for n in range(1000)]
+    assert gc.get_freeze_count() >= frozen + len(made)
