@@ -60,12 +60,16 @@ async def outputs_of(
 async def idle(engine: AsyncLLMEngine) -> None:
     """Until the engine has carried out what it was told; then nothing may be held."""
     for _ in range(1000):
-        if not (engine._engine.has_unfinished_requests() or engine._commands or engine._serving):
+        if not (
+            engine._engine.has_unfinished_requests()
+            or engine._thread._commands
+            or engine._thread._serving
+        ):
             break
         await asyncio.sleep(0.005)
     check_idle(engine._engine)
-    assert engine._serving == {}
-    assert engine._mailboxes == {}
+    assert engine._thread._serving == {}
+    assert engine._thread._mailboxes == {}
 
 
 def run(engine: AsyncLLMEngine, main: Callable[[], Awaitable[Any]]) -> Any:
@@ -189,7 +193,7 @@ def test_a_request_id_is_free_as_soon_as_its_stream_is_closed(engine, world):
 def test_an_id_in_use_is_refused_and_its_owner_goes_on(engine, world):
     async def main() -> list[RequestOutput]:
         owner = asyncio.create_task(outputs_of(engine, "x", PROMPTS[6]))
-        while "x" not in engine._mailboxes:
+        while "x" not in engine._thread._mailboxes:
             await asyncio.sleep(0)
         with pytest.raises(InvalidRequestError, match="already in use"):
             await outputs_of(engine, "x", PROMPTS[3])

@@ -48,7 +48,7 @@ async def consume(engine: AsyncLLMEngine, name: str, lora: LoRARequest | None = 
 
 async def running(engine: AsyncLLMEngine, count: int) -> list[asyncio.Task]:
     tasks = [asyncio.create_task(consume(engine, str(number))) for number in range(count)]
-    while len(engine._serving) < count:
+    while len(engine._thread._serving) < count:
         await asyncio.sleep(0.001)
     return tasks
 

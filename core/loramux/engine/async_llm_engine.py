@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from loramux.engine.args import EngineArgs
+from loramux.engine.engine_thread import EngineThread
 from loramux.engine.front.prompts import Prompt
-from loramux.engine.llm_engine import LLMEngine, PreparedRequest, unstarted_output
-from loramux.engine.mailbox import Mailbox, deliver
+from loramux.engine.llm_engine import LLMEngine
 from loramux.engine.residency import Residency
 from loramux.engine.start import start_engine
 from loramux.engine.stats import EngineStats
 from loramux.engine.structured.matcher import Grammar
-from loramux.errors import EngineDeadError, InvalidRequestError
+from loramux.errors import InvalidRequestError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo
 from loramux.lora.request import LoRARequest
@@ -39,10 +37,7 @@ SHUTDOWN_SECONDS = 30
 
 
 class AsyncLLMEngine:
-    """``LLMEngine`` behind coroutines. Everything slow happens on other threads than the loop's.
-
-    Commands to the engine's thread are queued and carried out between two steps.
-    """
+    """``LLMEngine`` behind coroutines. Everything slow happens on other threads than the loop's."""
 
     def __init__(self, parts: EngineParts) -> None:
         self.args = parts.args
@@ -53,15 +48,7 @@ class AsyncLLMEngine:
         self._residency = _residency(parts)
         self._engine = LLMEngine(parts)
         self.pooling = self._engine.pooling
-        self._commands: deque[Callable[[], object]] = deque()
-        self._mailboxes: dict[str, Mailbox] = {}
-        """Of callers who are here, by request id; changed on their event loops."""
-        self._serving: dict[str, Mailbox] = {}
-        """Of requests in the engine; changed on its thread."""
-        self._error: EngineDeadError | None = None
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="loramux-engine", daemon=True)
-        self._thread.start()
+        self._thread = EngineThread(self._engine)
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs) -> AsyncLLMEngine:
@@ -90,8 +77,8 @@ class AsyncLLMEngine:
             AdapterError: its adapter cannot be used.
             EngineDeadError: the engine has ended.
         """
-        self._check_alive()
-        mailbox = self._open_mailbox(request_id, sampling_params)
+        joins_deltas = _says_what_is_new(sampling_params)
+        mailbox = self._thread.open_mailbox(request_id, joins_deltas=joins_deltas)
         finished = False
         try:
             grammar = await self._compile(sampling_params)
@@ -100,23 +87,20 @@ class AsyncLLMEngine:
             )
             prepared = prepare() if _is_quick(prompt) else await asyncio.to_thread(prepare)
             adapter = None if lora_request is None else await self._load(lora_request)
-            self._command(lambda: self._submit(prepared, adapter, mailbox))
-            self._check_alive()  # the engine may have ended before it could see the command
+            self._thread.submit(prepared, adapter, mailbox)
             while not finished:
                 output = await mailbox.get()
                 finished = output.finished
                 yield output
         finally:
-            del self._mailboxes[request_id]
-            if not finished:
-                self._command(lambda: self._drop(request_id, mailbox))
+            self._thread.close_mailbox(request_id, mailbox, finished=finished)
 
     async def abort(self, request_id: str) -> None:
         """End a request; its generator finishes with ``finish_reason`` ``abort``.
 
         A request whose adapter is still being read ends when that is done.
         """
-        self._command(lambda: self._abort(request_id))
+        self._thread.abort(request_id)
 
     async def load_lora(self, lora_request: LoRARequest) -> AdapterInfo:
         """Find, read and validate an adapter, once however many ask at the same time.
@@ -165,8 +149,7 @@ class AsyncLLMEngine:
     def stats(self) -> EngineStats:
         """What the engine has counted; whose adapter is still being read waits, too."""
         stats = self._engine.stats()
-        coming = max(len(self._mailboxes) - len(self._serving), 0)
-        return replace(stats, num_waiting=stats.num_waiting + coming)
+        return replace(stats, num_waiting=stats.num_waiting + self._thread.num_coming)
 
     def adapter_stages(self, digest: str) -> dict[str, tuple[float, float]]:
         """When each stage of bringing an adapter here began and ended, by ``time.monotonic``."""
@@ -179,14 +162,11 @@ class AsyncLLMEngine:
 
     async def check_health(self) -> None:
         """Raises EngineDeadError once the engine has ended."""
-        self._check_alive()
+        self._thread.check_alive()
 
     async def shutdown(self) -> None:
         """End the engine's thread; requests that still run fail with EngineDeadError."""
-        self._stopping = True
-        self._engine.core.wake()
-        await asyncio.to_thread(self._thread.join, SHUTDOWN_SECONDS)
-        if self._thread.is_alive():
+        if not await asyncio.to_thread(self._thread.stop, SHUTDOWN_SECONDS):
             log.error("the engine's thread did not end within %d s", SHUTDOWN_SECONDS)
         await asyncio.to_thread(self._engine.shutdown)
 
@@ -199,7 +179,7 @@ class AsyncLLMEngine:
         return await self._residency.load(lora_request)
 
     def _require_lora(self) -> Residency:
-        self._check_alive()
+        self._thread.check_alive()
         if self._residency is None:
             raise InvalidRequestError(
                 "This engine was started without LoRA; start it with --enable-lora.", "lora_name"
@@ -209,84 +189,16 @@ class AsyncLLMEngine:
     def _resident(self) -> frozenset[str]:
         return frozenset() if self._lora is None else self._lora.pool.resident_digests
 
-    def _open_mailbox(self, request_id: str, params: Params) -> Mailbox:
-        if request_id in self._mailboxes:
-            raise InvalidRequestError(
-                f"Request id {request_id!r} is already in use; give each request its own.",
-                "request_id",
-            )
-        kind = params.output_kind if isinstance(params, SamplingParams) else None
-        mailbox = Mailbox(joins_deltas=kind is RequestOutputKind.DELTA)
-        self._mailboxes[request_id] = mailbox
-        return mailbox
-
-    def _check_alive(self) -> None:
-        if self._error is not None:
-            raise self._error
-        if self._stopping:
-            raise EngineDeadError("The engine is shutting down and takes no more requests.")
-
-    def _command(self, command: Callable[[], object]) -> None:
-        self._commands.append(command)
-        self._engine.core.wake()
-
-    # From here on, everything runs on the engine's thread.
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping:
-                self._turn()
-            error = EngineDeadError("The engine was shut down while the request was running.")
-        except BaseException as fatal:  # a library may panic; callers must not wait for ever
-            log.exception("the engine has ended")
-            error = EngineDeadError(f"The engine has ended: {fatal!r}")
-        self._error = error
-        deliver((mailbox, error) for mailbox in list(self._mailboxes.values()))
-
-    def _turn(self) -> None:
-        while self._commands:
-            self._commands.popleft()()
-        if not self._engine.has_unfinished_requests():
-            self._engine.core.wait_for_change(timeout=1.0)
-            self._engine.core.collect_adapters()
-            return
-        self._hand_out(self._engine.step())
-
-    def _submit(self, prepared: PreparedRequest, adapter: Adapter | None, mailbox: Mailbox) -> None:
-        if mailbox.is_aborted:
-            deliver([(mailbox, unstarted_output(prepared, "abort"))])
-            return
-        try:
-            self._engine.submit(prepared, adapter)
-        except Exception as error:
-            deliver([(mailbox, error)])
-        else:
-            self._serving[prepared.request_id] = mailbox
-
-    def _abort(self, request_id: str) -> None:
-        self._hand_out(self._engine.abort_request(request_id))
-        mailbox = self._mailboxes.get(request_id)
-        if mailbox is not None:
-            mailbox.is_aborted = True
-
-    def _drop(self, request_id: str, mailbox: Mailbox) -> None:
-        """Free the request of a caller who has gone, unless the id is another's by now."""
-        if self._serving.get(request_id) is mailbox:
-            del self._serving[request_id]
-            self._engine.abort_request(request_id)
-
-    def _hand_out(self, outputs: list[RequestOutput]) -> None:
-        posts = [(self._serving[output.request_id], output) for output in outputs]
-        for output in outputs:
-            if output.finished:
-                del self._serving[output.request_id]
-        deliver(posts)
-
 
 def _is_quick(prompt: Prompt) -> bool:
     """Whether a prompt is checked sooner than a thread could be asked to do so."""
     token_ids = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else None
     return isinstance(token_ids, list) and len(token_ids) <= QUICK_TOKENS
+
+
+def _says_what_is_new(params: Params) -> bool:
+    """Whether each output of a request says what is new since the one before."""
+    return isinstance(params, SamplingParams) and params.output_kind is RequestOutputKind.DELTA
 
 
 def _residency(parts: EngineParts) -> Residency | None:
