@@ -6,6 +6,8 @@ Names, order and defaults of arguments are the library's, which
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,11 @@ from tests.kernels.paged_sequences import attend, gather
 HEAD_DIMS = (64, 128, 256)
 
 
-class _Wrapper:
-    plans = 0
+class Wrapper:
+    """What both wrappers refuse and compute."""
+
+    planned: ClassVar[list[object]] = []
+    """Each wrapper whenever it is planned, for tests that count."""
 
     def _reset(self, workspace: Tensor, kv_layout: str, use_cuda_graph: bool) -> None:
         assert workspace.dtype == torch.uint8
@@ -47,7 +52,7 @@ class _Wrapper:
         assert scoring["kv_data_type"] in {None, scoring["q_data_type"]}
         self._offsets = [tensor.tolist() for tensor in (starts, indptr, indices, last_page_len)]
         self._shape, self._scoring = shape, scoring
-        type(self).plans += 1
+        self.planned.append(self)
 
     def _run(self, q: Tensor, paged_kv_cache: tuple[Tensor, Tensor], causal: bool) -> Tensor:
         starts, indptr, indices, last = self._offsets
@@ -79,9 +84,7 @@ class _Wrapper:
         return out
 
 
-class BatchDecodeWithPagedKVCacheWrapper(_Wrapper):
-    plans = 0
-
+class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
     def __init__(
         self,
         float_workspace_buffer,
@@ -125,9 +128,7 @@ class BatchDecodeWithPagedKVCacheWrapper(_Wrapper):
         return self._run(q, paged_kv_cache, causal=False)
 
 
-class BatchPrefillWithPagedKVCacheWrapper(_Wrapper):
-    plans = 0
-
+class BatchPrefillWithPagedKVCacheWrapper(Wrapper):
     def __init__(self, float_workspace_buffer, kv_layout="NHD", use_cuda_graph=False) -> None:
         self._reset(float_workspace_buffer, kv_layout, use_cuda_graph)
 

@@ -16,26 +16,22 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.running.attention import PaddedBatch, TritonAttention
 from loramux.engine.running.attention_choice import choose_attention
 from loramux.engine.running.library_attention import FlashAttention, FlashInferAttention, _tell
-from loramux.engine.running.step_layout import lay_out
-from loramux.engine.scheduling.scheduler import Chunk
-from loramux.engine.scheduling.sequence import Sequence
 from loramux.errors import InvalidRequestError
 from loramux.models.attention import KVShape
-from loramux.sampling_params import SamplingParams
 from loramux_kernels import attention_library
 from loramux_kernels.flash_attention import FlashAttention2, FlashAttention3
 from loramux_kernels.flashinfer_attention import FlashInfer
 from loramux_kernels.paged_attention import AttentionOptions
 from tests.kernels import fake_flashinfer
-from tests.kernels.attention_cases import Batch, Case, make_batch
+from tests.kernels.attention_cases import Case
 from tests.kernels.fake_flash_attn import FlashAttn2, FlashAttn3
+from tests.kernels.flash_cases import GARBAGE, layout_of, stored_batch
 
 pytest.importorskip("triton", reason="the libraries stand on what the extra gpu brings")
 
 CPU = torch.device("cpu")
 MAX_SEQUENCES = 9
 BLOCK_SIZES = {"flash-attn 2": 256, "FlashAttention 3": 16, "FlashInfer": 16}
-GARBAGE = 1000.0
 
 
 def make_backend(name: str) -> TritonAttention:
@@ -46,31 +42,6 @@ def make_backend(name: str) -> TritonAttention:
         "FlashAttention 3": (FlashAttention3, FlashAttn3),
     }[name]
     return FlashAttention(kind(fake), MAX_SEQUENCES)
-
-
-def stored_batch(case: Case, dtype: torch.dtype = torch.float16) -> Batch:
-    """Strangers' blocks are NaN, what a sequence's own blocks have beyond it is a number.
-
-    That is what the engine sees to for backends that read stale keys.
-    """
-    batch = make_batch(case, dtype)
-    own = [block for blocks in batch.blocks for block in blocks]
-    for cache in (batch.cache.keys, batch.cache.values):
-        cache[own] = cache[own].nan_to_num(nan=GARBAGE)
-    slots = batch.metadata.slots
-    known = slots >= 0
-    batch.cache.write(slots[known], batch.new_keys[known], batch.new_values[known])
-    return batch
-
-
-def layout_of(case: Case, batch: Batch):
-    chunks = []
-    for number, (length, new) in enumerate(case.shapes):
-        params = SamplingParams()
-        sequence = Sequence(str(number), [7] * length, params, 1, block_ids=batch.blocks[number])
-        sequence.num_computed_tokens = length - new
-        chunks.append(Chunk.of(sequence, new))
-    return lay_out(chunks, case.block_size)
 
 
 def assert_near(out: torch.Tensor, expected: torch.Tensor) -> None:
@@ -99,7 +70,7 @@ CASES = {
 def test_steps_launched_kernel_by_kernel(name, case):
     case = case.with_(block_size=BLOCK_SIZES[name])
     batch = stored_batch(case)
-    attend = make_backend(name).over(layout_of(case, batch), batch.metadata.slots)
+    attend = make_backend(name).over(layout_of(case, batch.blocks), batch.metadata.slots)
     assert_near(attend(batch.query, batch.cache, batch.options), batch.expected)
 
 
@@ -109,7 +80,7 @@ def test_queries_may_lie_among_keys_and_values(name):
     case = CASES["mixed"].with_(block_size=BLOCK_SIZES[name])
     batch = stored_batch(case, torch.bfloat16)
     packed = torch.cat([batch.query, torch.full_like(batch.query, GARBAGE)], dim=1)
-    attend = make_backend(name).over(layout_of(case, batch), batch.metadata.slots)
+    attend = make_backend(name).over(layout_of(case, batch.blocks), batch.metadata.slots)
     assert_near(attend(packed[:, : case.heads], batch.cache, batch.options), batch.expected)
 
 
@@ -134,18 +105,19 @@ def test_captured_steps_are_padded(name, window, is_decode):
     assert_near(out[:rows], batch.expected)
 
 
-def test_flashinfer_plans_once_for_a_step_and_a_kind_of_layer():
-    case = CASES["mixed"]
-    batch = stored_batch(case)
+def test_flashinfer_plans_once_for_a_step_and_a_kind_of_layer(monkeypatch):
+    """Steps of both kinds take turns, each with wrappers that are planned anew."""
+    planned = []
+    monkeypatch.setattr(fake_flashinfer.Wrapper, "planned", planned)
     backend = make_backend("FlashInfer")
-    wrapper = fake_flashinfer.BatchPrefillWithPagedKVCacheWrapper
-    wrapper.plans = 0
-    kinds = [AttentionOptions(0.125), AttentionOptions(0.125, window=5)]
-    for _ in range(2):
-        attend = backend.over(layout_of(case, batch), batch.metadata.slots)
-        for options in kinds * 3:
-            attend(batch.query, batch.cache, options)
-    assert wrapper.plans == 2 * len(kinds)
+    for name in ("mixed", "decodes", "mixed", "decodes"):
+        batch = stored_batch(CASES[name])
+        attend = backend.over(layout_of(CASES[name], batch.blocks), batch.metadata.slots)
+        for _ in range(3):
+            attend(batch.query, batch.cache, AttentionOptions(0.125, window=5))
+            assert_near(attend(batch.query, batch.cache, batch.options), batch.expected)
+    assert len(planned) == 4 * 2
+    assert len({id(wrapper) for wrapper in planned}) == 2 * 2
 
 
 @pytest.fixture
@@ -166,7 +138,7 @@ def triton_s_turns(monkeypatch):
 def test_layers_with_sinks_are_triton_s_and_the_log_says_so_once(name, triton_s_turns, caplog):
     case = CASES["mixed"].with_(block_size=BLOCK_SIZES[name], sinks=True)
     batch = stored_batch(case)
-    attend = make_backend(name).over(layout_of(case, batch), batch.metadata.slots)
+    attend = make_backend(name).over(layout_of(case, batch.blocks), batch.metadata.slots)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             attend(batch.query, batch.cache, batch.options)
