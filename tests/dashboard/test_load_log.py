@@ -51,6 +51,20 @@ def test_a_refusal_keeps_its_sentence() -> None:
     assert (log.ended[0].stage, log.ended[0].reason) == ("failed", "It holds NaN.")
 
 
+def test_a_failure_that_comes_again_and_again_pushes_nothing_out() -> None:
+    log = LoadLog()
+    load(log, "sql")
+    for number in range(2 * LOADS_KEPT):
+        with pytest.raises(AdapterRefusedError), log.loading("bad"):
+            raise AdapterRefusedError("It holds NaN.")
+        assert log.ended[-1].times == number + 1
+    with pytest.raises(AdapterRefusedError), log.loading("bad"):
+        raise AdapterRefusedError("It is gone.")
+    assert [(entry.name, entry.times) for entry in log.ended] == [
+        ("sql", 1), ("bad", 2 * LOADS_KEPT), ("bad", 1),
+    ]  # fmt: skip
+
+
 def test_a_load_that_was_left_leaves_nothing() -> None:
     log = LoadLog()
     with pytest.raises(KeyboardInterrupt), log.loading("left"):

@@ -22,7 +22,7 @@ QUESTION = "Hey Zoe, can you bring the map to the market on Friday? Thanks!"
 def server(chrome: object) -> Iterator[ServerProcess]:
     words = [
         str(DEMO / "loramux-demo"), "--served-model-name", "demo", "--enable-lora",
-        "--max-loras", "2", "--api-key", KEY,
+        "--max-loras", "2", "--api-key", KEY, "--shutdown-seconds", "600",
     ]  # fmt: skip
     environment = {
         "LORAMUX_PLUGINS": "lora_filesystem_resolver",
@@ -106,7 +106,9 @@ def test_what_was_loaded_is_told_to_screen_readers(page: Page, server: ServerPro
     headers = {"authorization": f"Bearer {KEY}".encode()}
     page.until("document.getElementById('connection').dataset.state === 'live'")
     body = {"model": "pirate", "prompt": "Hey", "max_tokens": 3}
-    assert httpx.post(f"{server.url}/v1/completions", json=body, headers=headers).is_success
+    assert httpx.post(
+        f"{server.url}/v1/completions", json=body, headers=headers, timeout=60
+    ).is_success
     page.until("document.getElementById('announcements').textContent.includes('pirate loaded')")
     page.until("document.getElementById('chart').getAttribute('aria-label').length > 0")
 
@@ -141,5 +143,5 @@ def test_a_page_that_is_open_holds_no_server_up(page: Page, server: ServerProces
     open_with_key(page, server)
     page.until("document.getElementById('connection').dataset.state === 'live'")
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(timeout=10) == 0
+    assert server.process.wait(timeout=60) == 0
     page.until("document.getElementById('connection').dataset.state === 'lost'")

@@ -130,6 +130,48 @@ def test_a_refresh_leaves_the_focus_where_it_is(
     assert busy.evaluate("document.activeElement.ariaLabel") == name
 
 
+def test_no_row_moves_from_under_the_pointer(
+    busy: Page, shelf_server: RunningServer, folder: Path
+) -> None:
+    names = "[...document.querySelectorAll('#adapter-rows bdi.name')].map((it) => it.textContent)"
+    before = busy.evaluate(names)
+
+    def load(*newcomers: str) -> None:
+        engine_of(shelf_server).infos = [*map(info, newcomers), *many()]
+        (folder / newcomers[0]).mkdir()
+        with shelf_server.http() as http:
+            body = {"model": newcomers[0], "prompt": "a", "max_tokens": 1}
+            assert http.post("/v1/completions", json=body).status_code == 200
+        busy.until(
+            f"document.getElementById('show-all').textContent.includes({30 + len(newcomers)})"
+        )
+
+    x, y = busy.evaluate(
+        "(() => { const row = document.querySelector('#adapter-rows tr:nth-child(2)');"
+        "row.scrollIntoView({ behavior: 'instant', block: 'center' });"
+        "const box = row.getBoundingClientRect(); return [box.x + 40, box.y + 10]; })()"
+    )
+    busy.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    load("first")
+    assert busy.evaluate(names) == before
+    busy.send("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+    load("second", "first")
+    assert {"first", "second"} <= set(busy.evaluate(names))
+
+
+def test_the_playground_sends_what_the_model_takes(page: Page, shelf_server: RunningServer) -> None:
+    tokenizer = engine_of(shelf_server).tokenizer
+    for template, expected in ((tokenizer.chat_template, "chat"), (None, "completion")):
+        tokenizer.chat_template = template
+        page.goto(shelf_server.url)
+        page.until("document.getElementById('connection').dataset.state === 'live'")
+        assert page.evaluate("document.getElementById('endpoint').value") == expected
+    page.type("#prompt", "ab")
+    page.send("Input.dispatchKeyEvent", type="keyDown", modifiers=2, key="Enter",
+              code="Enter", windowsVirtualKeyCode=13)  # fmt: skip
+    page.until("document.querySelectorAll('.answer[data-state=done]').length === 1")
+
+
 def test_the_theme_can_be_chosen_and_is_kept(busy: Page, shelf_server: RunningServer) -> None:
     busy.prefer(prefers_color_scheme="light")
     ground = "getComputedStyle(document.body).backgroundColor"

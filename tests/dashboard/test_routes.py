@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,7 @@ def test_a_request_counts_for_its_adapter(
     http: httpx.Client, shelf_server: RunningServer, folder: Path
 ) -> None:
     (folder / "counted").mkdir()
+    began = time.monotonic()
     for _ in range(3):
         assert ask(http, "counted").status_code == 200
     ask(http, "base")
@@ -137,7 +139,7 @@ def test_a_request_counts_for_its_adapter(
     state = http.get("/dashboard/state").json()
     first, second = state["adapters"]
     assert (first["name"], first["hits"], first["found_by"]) == ("counted", 3, "folder")
-    assert 0 <= first["idle_seconds"] < 10
+    assert 0 <= first["idle_seconds"] <= time.monotonic() - began
     assert "resolve" in first["load_seconds"]
     assert (second["name"], second["hits"], second["idle_seconds"]) == ("idle", 0, None)
     assert state["tiers"]["host"] == {"adapters": 1, "num_bytes": second["num_bytes"]}
@@ -150,11 +152,13 @@ def test_a_request_counts_for_its_adapter(
 def test_gaps_of_a_stream_are_measured(http: httpx.Client, shelf_server: RunningServer) -> None:
     engine_of(shelf_server).token_seconds = 0.02
     body = {"model": "base", "prompt": "abc", "max_tokens": 10, "stream": True}
+    began = time.monotonic()
     assert http.post("/v1/completions", json=body).status_code == 200
+    elapsed = time.monotonic() - began
     engine_of(shelf_server).token_seconds = 0.0
     figures = http.get("/dashboard/state").json()["now"]["last_minute"]
     assert figures["tokens"] >= 10
-    assert 0.015 < figures["p99"] < 0.2
+    assert 0.015 < figures["p99"] < 1.1 * elapsed
 
 
 def test_an_unknown_name_is_counted(http: httpx.Client) -> None:

@@ -105,6 +105,7 @@ def test_loads_by_outcome_and_first_tokens_by_where_the_adapter_was(
     assert grown("lora_loads_total", outcome="refused") == 1
     assert grown("lora_loads_total", outcome="loaded") == 1
     assert grown("lora_loads_total") == 2
+    assert grown("engine_generation_tokens_total") == grown("server_generation_tokens_total") == 12
     for adapter in ("none", "cold", "warm"):
         assert grown("server_time_to_first_token_seconds_count", adapter=adapter) == 1, adapter
 

@@ -68,6 +68,7 @@ class EngineCore:
         self._overlaps = self.runner.overlaps
         self._launched: LaunchedStep | PooledStep | None = None
         self._sequences: dict[str, Sequence] = {}
+        self.num_generated_tokens = 0
         self._woken = threading.Event()
 
     @property
@@ -188,6 +189,7 @@ class EngineCore:
         sequence.output_token_ids.append(result.token_id)
         sequence.num_in_flight -= 1
         output.new_token_ids.append(result.token_id)
+        self.num_generated_tokens += 1
         if result.logprobs is not None:
             output.logprobs = [result.logprobs]
         output.finish_reason, output.stop_reason = _ending(sequence)

@@ -23,6 +23,7 @@ class EngineStats:
     Args:
         num_running: sequences in the batch.
         num_waiting: sequences that wait for a place in it, for blocks or for their adapter.
+        num_generated_tokens: since the start, those of sequences that still run included.
         running_adapters: digests of the adapters that sequences run with.
         kv_cache_usage: share of the KV cache's blocks that sequences hold, from 0 to 1.
         prefix_cache_queries: prompt tokens that were looked for in the prefix cache.
@@ -39,6 +40,7 @@ class EngineStats:
 
     num_running: int = 0
     num_waiting: int = 0
+    num_generated_tokens: int = 0
     running_adapters: frozenset[str] = frozenset()
     kv_cache_usage: float = 0.0
     prefix_cache_queries: int = 0
@@ -63,6 +65,7 @@ def read_stats(
     return EngineStats(
         num_running=len(scheduler.running),
         num_waiting=len(scheduler.waiting),
+        num_generated_tokens=core.num_generated_tokens,
         running_adapters=running,
         kv_cache_usage=1 - blocks.num_free / blocks.num_blocks,
         prefix_cache_queries=scheduler.num_prefix_queries,

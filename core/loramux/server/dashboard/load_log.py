@@ -36,13 +36,16 @@ class Load:
     rank: int | None = None
     reason: str | None = None
     """Why it failed, in the words the client got."""
+    times: int = 1
+    """How often it failed so."""
 
 
 class LoadLog:
     """What is under way, and the latest that ended; ``version`` changes whenever these do.
 
     A name that nobody has is counted and not listed: whoever asks for many of them must not push
-    out what others want to see. Neither is a look that found an adapter unchanged.
+    out what others want to see. Neither is a look that found an adapter unchanged, and what fails
+    again as it failed before is listed once.
     """
 
     def __init__(self) -> None:
@@ -107,6 +110,10 @@ class LoadLog:
         load.stage = "failed"
         load.seconds = time.monotonic() - load.started
         load.reason = str(error)
+        failed_so = (it for it in self.ended if (it.name, it.reason) == (load.name, load.reason))
+        if (before := next(failed_so, None)) is not None:
+            self.ended.remove(before)
+            load.times += before.times
         self.ended.append(load)
 
 

@@ -36,6 +36,7 @@ def whole_state(server: ServerState, activity: Activity, caller: Caller) -> dict
         "base_names": server.base_names,
         "takes_adapters": server.engine.args.enable_lora,
         "max_model_len": server.engine.max_model_len,
+        "answers": _answers(server),
         "uptime_seconds": time.monotonic() - activity.started,
         "base_hits": server.base_use.hits,
         "num_adapters": len(shown),
@@ -47,6 +48,14 @@ def whole_state(server: ServerState, activity: Activity, caller: Caller) -> dict
     }
 
 
+def _answers(server: ServerState) -> str | None:
+    """The endpoint of the playground that suits the model; None of one that makes embeddings."""
+    if server.engine.pooling is not None:
+        return None
+    template = server.chat_template or getattr(server.engine.tokenizer, "chat_template", None)
+    return "chat" if template else "completion"
+
+
 def now_state(server: ServerState, activity: Activity) -> dict[str, Any]:
     """What changes every second."""
     stats = server.engine.stats()
@@ -56,6 +65,8 @@ def now_state(server: ServerState, activity: Activity) -> dict[str, Any]:
         "kv_cache_use": stats.kv_cache_usage,
         "last_minute": _figures(activity.gaps.last_minute()),
         "last_second": _figures(activity.gaps.last_second()),
+        "generated_tokens": stats.num_generated_tokens,
+        "uptime_seconds": time.monotonic() - activity.started,
     }
 
 
@@ -129,6 +140,7 @@ def _load(load: Load) -> dict[str, Any]:
         "num_bytes": load.num_bytes,
         "rank": load.rank,
         "reason": load.reason and _text(load.reason),
+        "times": load.times,
     }
 
 

@@ -68,6 +68,10 @@ def _engine_families(stats: EngineStats) -> Iterator[Metric]:
         "Sequences that wait for a place in the batch, for memory or for their adapter.",
         stats.num_waiting,
     )
+    yield counter(
+        "engine_generation_tokens", "Tokens generated, as they are; others count whole answers.",
+        stats.num_generated_tokens,
+    )  # fmt: skip
     yield gauge(
         "kv_cache_usage_perc", "Share of the KV cache in use, from 0 to 1.", stats.kv_cache_usage
     )

@@ -4,7 +4,6 @@ import { byId, element, nameElement, setText, visible } from "./dom.js";
 import { ago, bytes, duration, plural } from "./format.js";
 
 const ROWS_AT_FIRST = 10;
-const PATH_LENGTH = 28;
 const STAGES = ["resolve", "fetch", "read", "place"];
 
 const COLUMNS = [
@@ -22,24 +21,33 @@ const rows = new Map();
 let state = null;
 let sorting = { id: "used", reversed: false };
 let showsAll = false;
+let isPointedAt = false;
 let ask = () => {};
 
 export function setUp(onAsk) {
   ask = onAsk;
   byId("adapter-table").append(table());
-  byId("filter").addEventListener("input", render);
+  byId("adapter-rows").addEventListener("pointerenter", (event) => { isPointedAt = event.pointerType === "mouse"; });
+  byId("adapter-rows").addEventListener("pointerleave", () => { isPointedAt = false; });
+  byId("filter").addEventListener("input", () => render());
   byId("show-all").addEventListener("click", () => { showsAll = !showsAll; render(); });
 }
 
 export function showAdapters(newState) {
   state = newState;
-  render();
+  render(isInUse());
 }
 
-function render() {
+// No row may move away from under a pointer or from the focus.
+function isInUse() {
+  return isPointedAt || byId("adapter-rows").contains(document.activeElement);
+}
+
+function render(isHeld = false) {
   const wanted = byId("filter").value.trim().toLowerCase();
   const found = state.adapters.filter((adapter) => adapter.name.toLowerCase().includes(wanted));
   found.sort(comparison());
+  if (isHeld) asBefore(found);
   const visible = showsAll ? found : found.slice(0, ROWS_AT_FIRST);
   const bodyRows = visible.map(rowOf);
   const body = byId("adapter-rows");
@@ -63,6 +71,13 @@ function comparison() {
   };
 }
 
+// What is shown already comes first, in the order it is in.
+function asBefore(found) {
+  const places = new Map([...byId("adapter-rows").children].map((row, index) => [row, index]));
+  const place = (adapter) => places.get(rows.get(adapter.name)?.node) ?? places.size;
+  found.sort((one, other) => place(one) - place(other));
+}
+
 function keepingFocus(change) {
   const focused = document.activeElement;
   change();
@@ -74,15 +89,15 @@ function showMore(count) {
   const hidden = state.num_adapters - state.adapters.length;
   button.hidden = count <= ROWS_AT_FIRST;
   button.setAttribute("aria-expanded", String(showsAll));
-  const rest = hidden > 0 ? ` of ${state.num_adapters.toLocaleString("en")}` : "";
-  setText(button, showsAll ? "Show fewer" : `Show ${count}${rest}`);
+  const all = hidden > 0 ? `${count} of ${state.num_adapters.toLocaleString("en")}` : `all ${count}`;
+  setText(button, showsAll ? "Show fewer" : `Show ${all}`);
 }
 
 function showEmpty(count) {
   const note = byId("adapters-empty");
   note.hidden = count > 0;
   if (state.num_adapters) setText(note, "No adapter has that in its name.");
-  else if (state.takes_adapters) setText(note, "No adapter yet. Name one in the playground below, or as the model of any request.");
+  else if (state.takes_adapters) setText(note, `No adapter yet. Name one ${state.answers ? "in the playground below, or " : ""}as the model of any request.`);
   else setText(note, "This server was started without --enable-lora and serves the base model only.");
 }
 
@@ -124,13 +139,16 @@ function rowOf(adapter) {
   setText(cells.used, ago(adapter.idle_seconds));
   setText(cells.stages, stages(adapter));
   const foundBy = adapter.found_by ? `${adapter.found_by}: ` : "";
-  setText(cells.source, visible(foundBy + tail(adapter.path)));
+  setText(cells.source.firstChild, visible(foundBy + adapter.path));
   cells.source.title = visible(foundBy + adapter.path);
   return node;
 }
 
 function newRow(name) {
   const cells = Object.fromEntries(COLUMNS.slice(1).map((column) => [column.id, element("span", { class: "clip" })]));
+  // The end of a path tells more than its beginning.
+  cells.source.classList.add("from-end");
+  cells.source.append(element("bdi", { dir: "ltr" }));
   const button = element("button", { type: "button", "aria-label": `Ask ${name} in the playground` }, "Ask");
   button.addEventListener("click", () => ask(name));
   const node = element("tr", { role: "row" },
@@ -148,11 +166,6 @@ function cellClass(column) {
 function forget(adapters) {
   const names = new Set(adapters.map((adapter) => adapter.name));
   for (const name of rows.keys()) if (!names.has(name)) rows.delete(name);
-}
-
-// The end of a path tells more than its beginning.
-function tail(path) {
-  return path.length > PATH_LENGTH ? `…${path.slice(-PATH_LENGTH)}` : path;
 }
 
 function loadSeconds(adapter) {

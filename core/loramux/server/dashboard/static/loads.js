@@ -17,7 +17,7 @@ export function showLoads(loads, { tell = true } = {}) {
   const unknown = byId("unknown-names");
   unknown.hidden = loads.num_unknown_names === 0;
   setText(unknown, `${plural(loads.num_unknown_names, "request")} for names that nobody has.`);
-  const fresh = loads.ended.filter((load) => load.number > lastTold);
+  const fresh = loads.ended.filter((load) => load.number > lastTold && load.times === 1);
   lastTold = Math.max(lastTold, ...loads.ended.map((load) => load.number));
   if (tell && fresh.length) announce(fresh);
   return fresh.length > 0;
@@ -31,7 +31,7 @@ function underWay(load) {
 function ended(load) {
   const outcome = load.stage === "loaded"
     ? `${bytes(load.num_bytes)} in ${duration(load.seconds)}`
-    : `failed after ${duration(load.seconds)}`;
+    : `failed ${load.times > 1 ? plural(load.times, "time") : `after ${duration(load.seconds)}`}`;
   const reason = load.reason ? element("span", { class: "reason", dir: "auto" }, load.reason) : null;
   return element("li", {}, nameElement(load.name, TWO_LINES), element("span", { class: "outcome" }, outcome), reason);
 }

@@ -31,7 +31,7 @@ function begin(state) {
   if (!isOpen) {
     isOpen = true;
     adapters.setUp(playground.addFromTable);
-    playground.setUp(state.base_names[0], refresh);
+    playground.setUp(state.base_names[0], state.answers, refresh);
     keepSize();
     setInterval(() => isSeen() && refresh(), REFRESH_MILLISECONDS);
   }

@@ -12,8 +12,13 @@ let models = [];
 let running = null;
 let onRound = () => {};
 
-export function setUp(baseName, afterRound) {
+// "answers" is the endpoint that suits the model, null of one that makes embeddings.
+export function setUp(baseName, answers, afterRound) {
   onRound = afterRound;
+  byId("ask").hidden = answers === null;
+  byId("no-answers").hidden = answers !== null;
+  byId("dashboard").classList.toggle("no-answers", answers === null);
+  byId("endpoint").value = answers ?? "completion";
   if (!models.length) addModel(baseName);
   byId("add-model").addEventListener("click", addTyped);
   byId("model-name").addEventListener("keydown", (event) => {
@@ -25,11 +30,17 @@ export function setUp(baseName, afterRound) {
     event.preventDefault();
     if (addTyped()) sendAll();
   });
+  byId("prompt").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    byId("ask").requestSubmit();
+  });
   byId("stop").addEventListener("click", () => running?.abort());
 }
 
 export function offerNames(names) {
   const list = byId("model-names");
+  names.sort(); // or a list that is open would be another one after each request
   if ([...list.children].map((option) => option.value).join("\n") === names.join("\n")) return;
   list.replaceChildren(...names.map((name) => element("option", { value: name })));
 }
