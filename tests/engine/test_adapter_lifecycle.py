@@ -39,7 +39,7 @@ class CountedReads:
 
     def __call__(self, source: LocalCheckpoint) -> AdapterWeights:
         self.paths.append(source.directory.name)
-        assert self.gate.wait(30)
+        assert self.gate.wait(240)
         return self._read(source)
 
 
@@ -102,7 +102,7 @@ def test_a_sequence_that_was_preempted_keeps_the_old_bytes(engines, world, mine)
     """Even where its adapter has left the host before it could go on."""
     engine = engines(max_loras=1, max_cpu_loras=1, num_gpu_blocks_override=16)
     prompt = {"prompt_token_ids": PROMPTS[7]}
-    engine.materializer.load(lora(mine)).result(30)
+    engine.materializer.load(lora(mine)).result(240)
     engine.add_request("base", prompt, greedy_params())
     engine.add_request("old", prompt, greedy_params(), lora(mine))
     step_until_running(engine, 2)
@@ -110,7 +110,7 @@ def test_a_sequence_that_was_preempted_keeps_the_old_bytes(engines, world, mine)
         engine.step()
     assert engine.core.scheduler.waiting, "the younger one must have been preempted"
     copy_adapter(world.adapters["mlp"], mine)
-    engine.materializer.load(world.lora("narrow")).result(30)
+    engine.materializer.load(world.lora("narrow")).result(240)
     assert len(engine.materializer.host_cache) == 1
     finished = finish(engine)
     assert finished["old"] == world.greedy("attention", PROMPTS[7], NUM_TOKENS)
@@ -119,10 +119,10 @@ def test_a_sequence_that_was_preempted_keeps_the_old_bytes(engines, world, mine)
 
 def test_files_that_vanish_before_the_adapter_is_placed_end_its_requests_only(engines, world, mine):
     engine = engines(max_loras=1, max_cpu_loras=1)
-    engine.materializer.load(lora(mine)).result(30)
-    engine.materializer.load(world.lora("mlp")).result(30)  # drives the first out of the host
+    engine.materializer.load(lora(mine)).result(240)
+    engine.materializer.load(world.lora("mlp")).result(240)  # drives the first out of the host
     shutil.rmtree(mine)
-    adapter = engine.materializer._by_name["mine"]
+    adapter = dict(engine.materializer._known.named())["mine"]
     for name in ("lost", "also lost"):
         prepared = engine.prepare(name, {"prompt_token_ids": PROMPT}, greedy_params(4), lora(mine))
         engine.submit(prepared, adapter)
@@ -146,7 +146,7 @@ def test_files_that_vanish_before_the_adapter_is_placed_end_its_requests_only(en
 
 def test_an_adapter_is_read_no_more_often_than_it_fails(engines, mine, monkeypatch):
     engine = engines(max_loras=1, max_cpu_loras=1)
-    adapter = engine.materializer.load(lora(mine)).result(30)
+    adapter = engine.materializer.load(lora(mine)).result(240)
     engine.materializer.host_cache.discard(adapter.digest)
     shutil.rmtree(mine)
     reads = CountedReads(engine, monkeypatch)

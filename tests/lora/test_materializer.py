@@ -16,7 +16,7 @@ import torch
 
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.adapter import Adapter, Tier
-from loramux.lora.fetch import materializer as materializer_module
+from loramux.lora.fetch import known_adapters
 from loramux.lora.fetch.locate import CHECKPOINT_FILES
 from loramux.lora.fetch.materializer import Materializer
 from loramux.lora.fetch.origin import LocalCheckpoint
@@ -110,7 +110,7 @@ def test_who_looks_just_before_a_read_ends_does_not_read_again(make, reader, tmp
         looks.append(origin)
         return None if len(looks) == 1 else adapter
 
-    monkeypatch.setattr(materializer, "_known", outdated_at_first)
+    monkeypatch.setattr(materializer._known, "at", outdated_at_first)
     assert materializer.load(request(path, "b")).result(TIMEOUT) is adapter
     assert len(reader.reads) == 1
 
@@ -298,7 +298,7 @@ def test_a_forgotten_name_frees_what_no_other_name_needs(make, tmp_path):
 
 
 def test_what_is_known_is_bounded(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(materializer_module, "MAX_KNOWN_ADAPTERS", 2)
+    monkeypatch.setattr(known_adapters, "MAX_KNOWN_ADAPTERS", 2)
     materializer = make()
     for name in "abc":
         materializer.load(request(save(tmp_path / name, name), name)).result(TIMEOUT)

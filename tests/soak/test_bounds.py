@@ -16,7 +16,8 @@ import torch
 from loramux import LoRARequest, LoRAResolver
 from loramux.errors import AdapterRefusedError, LoramuxError
 from loramux.lora.disk_cache.cache import DiskCache
-from loramux.lora.fetch import materializer
+from loramux.lora.fetch import known_adapters
+from loramux.lora.fetch.materializer import Materializer
 from loramux.lora.resolve import refusal_log
 from loramux.lora.resolve.catalog import AdapterCatalog
 from loramux.lora.resolve.recent_misses import RecentMisses
@@ -37,8 +38,8 @@ TABLES = {
     "catalog._search._refusals._told",
     "activity.loads._resolve_seconds",
     "activity.loads._digests",
-    "host._by_name",
-    "host._by_origin",
+    "host._known._by_name",
+    "host._known._by_origin",
 }
 """Those that such names fill, and nothing else."""
 
@@ -67,7 +68,7 @@ class Resolver(LoRAResolver):
 class Engine:
     """The part of one that brings adapters to the host."""
 
-    def __init__(self, host: materializer.Materializer) -> None:
+    def __init__(self, host: Materializer) -> None:
         self.host = host
 
     async def load_lora(self, request: LoRARequest) -> object:
@@ -81,7 +82,7 @@ class Tables:
     def __init__(self, root: Path) -> None:
         digests = itertools.count()
         pair = LowRankPair(torch.zeros(1, 2), torch.zeros(2, 1), 1.0)
-        self.materializer = materializer.Materializer(
+        self.materializer = Materializer(
             lambda checkpoint: AdapterWeights(f"{next(digests):x}", {"layer": pair}),
             host_cache_size=4,
             disk_cache=DiskCache(root / "cache", 1000),
@@ -144,7 +145,7 @@ def _attributes(thing: object) -> Iterator[tuple[str, object]]:
 @pytest.fixture
 def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tables]:
     for module, name in (
-        (materializer, "MAX_KNOWN_ADAPTERS"),
+        (known_adapters, "MAX_KNOWN_ADAPTERS"),
         (load_log, "NAMES_KEPT"),
         (refusal_log, "MAX_REMEMBERED"),
     ):

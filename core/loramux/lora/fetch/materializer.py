@@ -8,8 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
-from weakref import WeakValueDictionary
 
 from loramux.errors import AdapterUnavailableError
 from loramux.logger import get_logger
@@ -19,6 +17,7 @@ from loramux.lora.disk_cache.cache import DiskCache
 from loramux.lora.fetch.chained import chain, completed
 from loramux.lora.fetch.counted_reads import CountedReads
 from loramux.lora.fetch.host_cache import HostCache
+from loramux.lora.fetch.known_adapters import KnownAdapters, put_bounded
 from loramux.lora.fetch.locate import locate
 from loramux.lora.fetch.origin import CheckpointOrigin, LocalCheckpoint, RemoteCheckpoint
 from loramux.lora.fetch.shared_work import Abandoned, SharedWork
@@ -33,14 +32,8 @@ log = get_logger(__name__)
 ReadCheckpoint = Callable[[LocalCheckpoint], AdapterWeights]
 """Reads and validates; raises AdapterRefusedError or AdapterUnavailableError."""
 
-Key = TypeVar("Key")
-Value = TypeVar("Value")
-
 MAX_LOOKING = 16
 """Look-ups of where adapters are at the same time; each is a few calls of the file system."""
-
-MAX_KNOWN_ADAPTERS = 4096
-"""Bounds what is remembered without tensors: a few hundred bytes each."""
 
 
 class Materializer:
@@ -76,11 +69,10 @@ class Materializer:
         self._locating: SharedWork[Hashable, CheckpointOrigin] = SharedWork(self._lookers)
         self._reading: SharedWork[Hashable, Adapter] = SharedWork(self._readers)
         self._rereading: SharedWork[str, AdapterWeights] = SharedWork(self._readers)
+        self._known = KnownAdapters()
         self._lock = threading.Lock()
-        self._by_digest: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
-        self._by_origin: OrderedDict[CheckpointOrigin, Adapter] = OrderedDict()
-        self._by_name: OrderedDict[str, Adapter] = OrderedDict()
-        self._pinned: OrderedDict[str, AdapterSource] = OrderedDict()
+        self._hub_sources: OrderedDict[str, AdapterSource] = OrderedDict()
+        """By the path they were asked for under."""
 
     def load(self, request: LoRARequest) -> Future[Adapter]:
         """Make the adapter known, reading it the first time; cancel the future to leave.
@@ -124,22 +116,18 @@ class Materializer:
 
     def infos(self, resident_digests: frozenset[str] = frozenset()) -> list[AdapterInfo]:
         """Adapters by the names they were asked for under, the latest last."""
-        with self._lock:
-            names = list(self._by_name.items())
-        return [self.info(name, adapter, resident_digests) for name, adapter in names]
+        named = self._known.named()
+        return [self.info(name, adapter, resident_digests) for name, adapter in named]
 
     def adapter(self, digest: str) -> Adapter | None:
         """The adapter of these bytes, if anybody knows it."""
-        with self._lock:
-            return self._by_digest.get(digest)
+        return self._known.of(digest)
 
     def forget(self, name: str) -> Adapter | None:
         """Drop a name; returns its adapter, gone from the host, if no other name needs it."""
-        with self._lock:
-            adapter = self._by_name.pop(name, None)
-            if adapter is None or adapter in self._by_name.values():
-                return None
-        self.host_cache.discard(adapter.digest)
+        adapter = self._known.forget(name)
+        if adapter is not None:
+            self.host_cache.discard(adapter.digest)
         return adapter
 
     @property
@@ -162,7 +150,7 @@ class Materializer:
         self, request: LoRARequest, origin: CheckpointOrigin, share: object
     ) -> Future[Adapter]:
         """The adapter at an origin; what is known already never queues behind what is read."""
-        known = None if request.load_inplace else self._known(origin)
+        known = None if request.load_inplace else self._known.at(origin)
         if known is not None:
             return completed(self._remember(request, origin, known))
         read = self._reading.join(
@@ -175,13 +163,13 @@ class Materializer:
 
         Otherwise every request for it would ask the Hub; ``load_inplace`` asks again.
         """
-        pinned = self._pinned.get(request.lora_path)
-        if pinned is not None and request.source is None and not request.load_inplace:
-            return RemoteCheckpoint(pinned, request.base_model_name)
+        source = self._hub_sources.get(request.lora_path)
+        if source is not None and request.source is None and not request.load_inplace:
+            return RemoteCheckpoint(source, request.base_model_name)
         origin = locate(request)
         if isinstance(origin, RemoteCheckpoint) and request.source is None:
             with self._lock:
-                _put_bounded(self._pinned, request.lora_path, origin.source)
+                put_bounded(self._hub_sources, request.lora_path, origin.source)
         return origin
 
     def _read_new(
@@ -194,48 +182,25 @@ class Materializer:
                 raise Abandoned
 
         # Another read may have ended between the requester's look and its joining this one.
-        known = None if request.load_inplace else self._known(origin)
+        known = None if request.load_inplace else self._known.at(origin)
         if known is not None:
             return known
         read = self.reads(self._read, origin, progress)
         if abandoned():
             raise Abandoned
-        adapter = self._adopt(origin, read.weights)
+        adapter = self._known.adopt(origin, read.weights)  # before anybody else starts to read
+        self.host_cache.put(read.weights)
         read.note_stages(adapter)
         _log_load(request, adapter)
-        return adapter
-
-    def _known(self, origin: CheckpointOrigin) -> Adapter | None:
-        with self._lock:
-            return self._by_origin.get(origin)
-
-    def _adopt(self, origin: CheckpointOrigin, weights: AdapterWeights) -> Adapter:
-        """The adapter these bytes are: a new one, or one that is already known elsewhere."""
-        with self._lock:
-            adapter = self._by_digest.get(weights.digest)
-            if adapter is None:
-                adapter = Adapter(
-                    weights.digest, origin, weights.max_rank, weights.num_bytes,
-                    weights.num_elements,
-                )  # fmt: skip
-                self._by_digest[weights.digest] = adapter
-            _put_bounded(self._by_origin, origin, adapter)  # before anybody else starts to read
-        self.host_cache.put(weights)
         return adapter
 
     def _remember(
         self, request: LoRARequest, origin: CheckpointOrigin, adapter: Adapter
     ) -> Adapter:
         """Note under which name and where the adapter was found; tell of what it replaces."""
-        with self._lock:
-            before = self._by_name.get(request.lora_name)
-            adapter.origin = origin  # a copy elsewhere that it was read from may be gone by now
-            _put_bounded(self._by_origin, origin, adapter)
-            _put_bounded(self._by_name, request.lora_name, adapter)
-            if before is adapter or before in self._by_name.values():
-                return adapter
-        if before is not None:
-            self.on_replaced(before)
+        replaced = self._known.name(request.lora_name, origin, adapter)
+        if replaced is not None:
+            self.on_replaced(replaced)
         return adapter
 
     def info(self, name: str, adapter: Adapter, resident: frozenset[str]) -> AdapterInfo:
@@ -254,13 +219,6 @@ class Materializer:
         if adapter.digest in resident:
             return Tier.DEVICE
         return Tier.HOST if adapter.digest in self.host_cache else Tier.DISK
-
-
-def _put_bounded(table: OrderedDict[Key, Value], key: Key, value: Value) -> None:
-    table[key] = value
-    table.move_to_end(key)
-    if len(table) > MAX_KNOWN_ADAPTERS:
-        table.popitem(last=False)
 
 
 def _within(seconds: float) -> FetchProgress:

@@ -1,0 +1,90 @@
+"""Adapters that somebody asked for, without their tensors."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from loramux.lora.adapter import Adapter
+from loramux.lora.fetch.origin import CheckpointOrigin
+from loramux.lora.weights import AdapterWeights
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+MAX_KNOWN_ADAPTERS = 4096
+"""Bounds what is remembered: a few hundred bytes each."""
+
+
+class KnownAdapters:
+    """By content, by where they were found, and by the name they were asked for under.
+
+    Safe to use from several threads. One content is one adapter, whatever it is called and
+    wherever it lies. The names and places used least recently are forgotten first.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_digest: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
+        self._by_origin: OrderedDict[CheckpointOrigin, Adapter] = OrderedDict()
+        self._by_name: OrderedDict[str, Adapter] = OrderedDict()
+
+    def of(self, digest: str) -> Adapter | None:
+        """The adapter of this content."""
+        with self._lock:
+            return self._by_digest.get(digest)
+
+    def at(self, origin: CheckpointOrigin) -> Adapter | None:
+        """The adapter that was found there."""
+        with self._lock:
+            return self._by_origin.get(origin)
+
+    def named(self) -> list[tuple[str, Adapter]]:
+        """Names and their adapters, the latest asked for last."""
+        with self._lock:
+            return list(self._by_name.items())
+
+    def adopt(self, origin: CheckpointOrigin, weights: AdapterWeights) -> Adapter:
+        """The adapter that was read there: a new one, or one that is already known elsewhere."""
+        with self._lock:
+            adapter = self._by_digest.get(weights.digest)
+            if adapter is None:
+                adapter = Adapter(
+                    weights.digest, origin, weights.max_rank, weights.num_bytes,
+                    weights.num_elements,
+                )  # fmt: skip
+                self._by_digest[weights.digest] = adapter
+            put_bounded(self._by_origin, origin, adapter)
+        return adapter
+
+    def name(self, name: str, origin: CheckpointOrigin, adapter: Adapter) -> Adapter | None:
+        """Note under which name and where an adapter was found last.
+
+        Returns:
+            The adapter that has lost its last name by that.
+        """
+        with self._lock:
+            before = self._by_name.get(name)
+            adapter.origin = origin  # a copy elsewhere that it was read from may be gone by now
+            put_bounded(self._by_origin, origin, adapter)
+            put_bounded(self._by_name, name, adapter)
+            return None if before in (None, adapter) else self._unless_named(before)
+
+    def forget(self, name: str) -> Adapter | None:
+        """Drop a name; returns its adapter if that was the last."""
+        with self._lock:
+            adapter = self._by_name.pop(name, None)
+            return None if adapter is None else self._unless_named(adapter)
+
+    def _unless_named(self, adapter: Adapter) -> Adapter | None:
+        return None if adapter in self._by_name.values() else adapter
+
+
+def put_bounded(table: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+    """Add the latest entry; the oldest leaves a table of more than ``MAX_KNOWN_ADAPTERS``."""
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > MAX_KNOWN_ADAPTERS:
+        table.popitem(last=False)
