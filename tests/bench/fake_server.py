@@ -11,8 +11,13 @@ PAUSE = 0.05
 
 
 @asynccontextmanager
-async def answering(pieces: Sequence[bytes], received: list[bytes]) -> AsyncIterator[str]:
-    """Give ``pieces`` to every connection, byte for byte, and keep what it sent."""
+async def answering(
+    pieces: Sequence[bytes], received: list[bytes], together: int = 1
+) -> AsyncIterator[str]:
+    """Give ``pieces`` to every connection, byte for byte, and keep what it sent.
+
+    Nobody gets any before so many have asked ``together``.
+    """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -22,6 +27,8 @@ async def answering(pieces: Sequence[bytes], received: list[bytes]) -> AsyncIter
             if line.startswith(b"content-length")
         )
         received.append(head + await reader.readexactly(length))
+        while len(received) < together:
+            await asyncio.sleep(0.001)
         for piece in pieces:
             writer.write(piece)
             await writer.drain()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,7 +13,7 @@ from loramux.cli import COMMANDS, main
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *words], capture_output=True, text=True, timeout=240, check=False
     )
 
 
@@ -26,7 +25,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
         "except SystemExit as end: assert end.code == 0\n"
         "heavy = {'torch', 'transformers', 'fastapi', 'uvicorn', 'pydantic'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
-        "assert time.process_time() - started < 0.3\n"
+        "assert time.process_time() - started < 0.5\n"
     )
     result = run("-c", code)
     assert result.returncode == 0, result.stderr
@@ -51,10 +50,11 @@ def test_help_of_a_command_imports_no_torch(command: str) -> None:
 
 
 def test_module_and_version() -> None:
-    started = time.monotonic()
-    result = run("-m", "loramux", "--version")
+    result = run("-X", "importtime", "-m", "loramux", "--version")
     assert result.stdout.startswith("loramux ")
-    assert time.monotonic() - started < 5
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "loramux.cli" in imported
+    assert not imported & {"torch", "transformers", "fastapi", "uvicorn", "pydantic"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -181,7 +182,7 @@ def test_hostile_forms_end_in_an_answer(engines: Callable[..., LLMEngine], form:
     with suppress(InvalidRequestError):
         (output,) = run(engine, [Job([5], None, params(form, max_tokens=20))])
         assert output.error is None or isinstance(output.error, InvalidRequestError)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
 
 
 def test_a_slow_grammar_holds_up_nobody_else(
@@ -192,11 +193,12 @@ def test_a_slow_grammar_holds_up_nobody_else(
     form = params({"regex": "a{40}"})
     plain = GrammarState._step
     slow = []
+    others_have_ended = threading.Event()
 
     def step(self: GrammarState, token_id: int):
         if not slow or self is slow[0]:
             slow[:] = [self]
-            time.sleep(0.2)
+            others_have_ended.wait(20)
         return plain(self, token_id)
 
     monkeypatch.setattr(GrammarState, "_step", step)
@@ -209,6 +211,8 @@ def test_a_slow_grammar_holds_up_nobody_else(
     order = []
     while engine.has_unfinished_requests():
         order += [output.request_id for output in engine.step() if output.finished]
+        if len(order) == 2:
+            others_have_ended.set()
     assert order[-1] == "slow"
     assert set(order) == {"slow", "quick", "free"}
 

@@ -198,7 +198,7 @@ def run_together(engine: LLMEngine, jobs: list[Job]) -> list[RequestOutput]:
     names = [f"job {next(_ids)}" for _ in jobs]
     for name, job in zip(names, jobs, strict=True):
         request = engine.prepare(name, {"prompt_token_ids": job.prompt}, job.params, job.lora)
-        adapter = engine.materializer.load(job.lora).result(30) if job.lora else None
+        adapter = engine.materializer.load(job.lora).result(240) if job.lora else None
         engine.submit(request, adapter)
     finished = {}
     while engine.has_unfinished_requests():

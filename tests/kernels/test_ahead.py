@@ -72,7 +72,7 @@ def test_an_engine_that_does_not_start_leaves_no_process():
 def test_what_outlives_the_process_is_ended_with_it(monkeypatch, tmp_path):
     """As when memory runs out and the kernel ends the one process and not its forks."""
     script = tmp_path / "compiler"
-    script.write_text("#!/bin/sh\nsleep 60 &\nkill -9 $$\n")
+    script.write_text("#!/bin/sh\nsleep 600 &\nkill -9 $$\n")
     script.chmod(0o700)
     monkeypatch.setattr("sys.executable", str(script))
     compiler = kernel_compiler.KernelCompiler()

@@ -122,8 +122,8 @@ def test_survives_pickling_and_copying():
 
 
 def test_is_quick_to_make():
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(10_000):
         SamplingParams(temperature=0.7, top_p=0.9, stop=["x"], max_tokens=100)
-    # A tenth of this on an idle machine; the bound leaves room for a busy one.
-    assert time.perf_counter() - started < 0.6
+    # Of the processor; a tenth of this on an idle machine.
+    assert time.thread_time() - started < 0.6

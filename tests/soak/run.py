@@ -148,8 +148,8 @@ def _server(
 
 async def _unfinished(server: ServerProcess) -> dict[str, float]:
     """Gauges of work that are not 0, once the server has had the time to end all of it."""
-    async with httpx.AsyncClient(base_url=server.url) as client:
-        for _ in range(20):
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        for _ in range(120):
             text = (await client.get("/metrics")).text
             numbers = {name: float(found) for name, found in GAUGES.findall(text)}
             if set(numbers.values()) == {0.0}:
