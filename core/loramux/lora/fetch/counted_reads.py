@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from loramux.errors import AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.adapter import Adapter
@@ -14,9 +15,11 @@ from loramux.lora.disk_cache.cache import DiskCache
 from loramux.lora.fetch.origin import CheckpointOrigin, LocalCheckpoint
 from loramux.lora.fetch.shared_work import Abandoned
 from loramux.lora.source import FetchProgress
-from loramux.lora.weights import AdapterWeights
 from loramux.observability.distribution import STAGE_SECONDS, Distribution
 from loramux.observability.tally import Tally
+
+if TYPE_CHECKING:
+    from loramux.lora.weights import AdapterWeights
 
 
 class LoadOutcome(StrEnum):
