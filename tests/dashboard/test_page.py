@@ -138,6 +138,19 @@ def test_nothing_leaves_the_origin_and_nothing_complains(page: Page, server: Ser
     assert [text for text in page.complaints if "status of 401" not in text] == []
 
 
+def test_a_server_that_hangs_is_not_live(page: Page, server: ServerProcess) -> None:
+    open_with_key(page, server)
+    assert page.evaluate("document.activeElement.id") == "content"  # the form is gone
+    page.until("document.getElementById('connection').dataset.state === 'live'")
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        page.evaluate("performance.now = () => 1e9")  # much later
+        page.until("document.getElementById('connection').dataset.state === 'lost'")
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    page.until("document.getElementById('connection').dataset.state === 'live'")
+
+
 def test_a_page_that_is_open_holds_no_server_up(page: Page, server: ServerProcess) -> None:
     """The last test: the server is gone afterwards."""
     open_with_key(page, server)

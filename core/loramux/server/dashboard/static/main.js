@@ -11,6 +11,8 @@ import { showTiers } from "./tiers.js";
 
 const REFRESH_MILLISECONDS = 5000;
 const LONGEST_PAUSE_MILLISECONDS = 10000;
+// Figures come every second; a server that hangs breaks no connection.
+const PATIENCE_MILLISECONDS = 5000;
 
 let isOpen = false;
 let refreshing = null;
@@ -34,6 +36,7 @@ function begin(state) {
     playground.setUp(state.base_names[0], state.answers, refresh);
     keepSize();
     setInterval(() => isSeen() && refresh(), REFRESH_MILLISECONDS);
+    setInterval(noticeSilence, 1000);
   }
   setText(byId("model"), state.base_names[0]);
   byId("model").title = state.model;
@@ -75,6 +78,7 @@ async function refresh() {
 }
 
 let following = null;
+let latestNews = 0;
 
 async function follow() {
   following?.abort();
@@ -85,6 +89,7 @@ async function follow() {
     try {
       for await (const event of events("dashboard/events", { signal: mine.signal })) {
         pause = 1000;
+        latestNews = performance.now();
         connection("live", "Live");
         receive(event);
       }
@@ -106,6 +111,11 @@ function receive({ name, data }) {
     showNow(payload);
     addGap(payload.last_second);
   }
+}
+
+function noticeSilence() {
+  const isLive = byId("connection").dataset.state === "live";
+  if (isLive && isSeen() && performance.now() - latestNews > PATIENCE_MILLISECONDS) connection("lost", "No news");
 }
 
 function connection(state, text) {
@@ -145,8 +155,11 @@ function fail(error) {
 }
 
 function show(id) {
+  const before = document.activeElement;
   for (const view of ["loading", "failure", "key-view", "dashboard"]) byId(view).hidden = view !== id;
   byId("sections").hidden = id !== "dashboard";
+  // Who pressed a button that is gone goes on from the content, not from the top of the page.
+  if (before?.closest("[hidden]")) byId("content").focus({ preventScroll: true });
 }
 
 byId("retry").addEventListener("click", open);

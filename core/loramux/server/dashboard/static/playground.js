@@ -92,6 +92,7 @@ async function sendAll() {
   if (!models.length) return problem("Name at least one model.");
   const answers = models.map((model) => new Answer(model));
   byId("answers").replaceChildren(...answers.map((answer) => answer.node));
+  byId("answers").scrollIntoView({ block: "nearest" });
   setRunning(new AbortController());
   const settings = {
     endpoint: byId("endpoint").value,
