@@ -1,29 +1,55 @@
-"""A first and a second start of the engine on a GPU: how long, and what is compiled one by one.
+"""A first and a second start of the engine on a GPU, and a server's: where the seconds go.
 
-    PYTHONPATH=core:kernels:plugins:resolvers:. python -m tests.kernels.gpu_start
+    PYTHONPATH=core:kernels:plugins:resolvers:. python -m tests.kernels.gpu_start [--weights]
 
-Each start is a process of its own; both share a new cache of Triton's. Seconds are from the
-process's first line to an engine that answers, imports included.
+Each start is a process of its own; all share a new cache of Triton's, so that only the first one
+compiles. Seconds are from the process's first line to an engine that answers, or to a server that
+takes requests. Runs on a CPU, too: `--shape tiny`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 PLACED_IN_THE_BACKGROUND = {"_place"}
 """Compiled on a thread of the staging area beside everything else."""
 
+STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) INFO loramux\.")
+PHASE = re.compile(r"[:,] ([a-z ]+) (\d+\.\d) s")
 
-def start(model: str) -> dict[str, object]:
+
+class Phases(logging.Handler):
+    """The seconds of each part of the engine's start, as its log tells them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[str, float] = {}
+        logger = logging.getLogger("loramux.engine.start")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seconds |= phases_in(record.getMessage())
+
+
+def phases_in(line: str) -> dict[str, float]:
+    return {name: float(seconds) for name, seconds in PHASE.findall(line)}
+
+
+def start(model: str, load_format: str) -> dict[str, object]:
     """Start an engine here and generate once."""
-    started = time.perf_counter()
+    began = time.perf_counter()
     from triton import knobs
 
     from loramux import LLM, SamplingParams
@@ -36,47 +62,94 @@ def start(model: str) -> dict[str, object]:
             compiled.append(src.name)
 
     knobs.compilation.listener = note
-    llm = LLM(model, load_format="dummy", enable_lora=True)
+    phases = Phases()
+    llm = LLM(model, load_format=load_format, enable_lora=True)
     ready = time.perf_counter()
     compiled_by_ready = list(compiled)
-    prompt = {"prompt_token_ids": list(range(5, 1100))}
+    prompt = {"prompt_token_ids": list(range(5, 1000))}
     llm.generate([prompt], SamplingParams(max_tokens=4), use_tqdm=False)
     return {
-        "imports": imported - started,
-        "engine": ready - imported,
+        "phases": {"PyTorch imported": imported - began, **phases.seconds},
+        "engine": ready - began,
+        "first tokens": time.perf_counter() - ready,
         "compiled_here": compiled_by_ready,
         "compiled_later": compiled[len(compiled_by_ready) :],
     }
 
 
+def server_start(model: Path, directory: Path, load_format: str) -> dict[str, float]:
+    """Start ``loramux serve`` until it takes requests; the times on its log's lines are the wall's.
+
+    Its first line comes when the server's own modules are there.
+    """
+    from loramux.bench.own_server import serving
+
+    log = directory / "log"
+    began = time.time()
+    arguments = {"load_format": load_format, "enable_lora": True}
+    with serving(model, directory, log, arguments) as server:
+        ready = began + server.ready_seconds
+    lines = [line for line in log.read_text().splitlines() if STAMP.match(line)]
+    (told,) = [line for line in lines if " loramux.engine.start: " in line]
+    phases = phases_in(told)
+    first, engine_began = _wall(lines[0]), _wall(told) - sum(phases.values())
+    return {
+        "interpreter, server imported": first - began,
+        "plugins, PyTorch imported": engine_began - first,
+        **phases,
+        "server opened": ready - _wall(told),
+    }
+
+
+def _wall(line: str) -> float:
+    stamp = STAMP.match(line)
+    assert stamp is not None
+    return datetime.strptime(stamp[1], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+
+
+def show(what: str, phases: Mapping[str, float]) -> None:
+    print(f"{what}: {sum(phases.values()):.1f} s")
+    for name, seconds in phases.items():
+        print(f"  {seconds:5.1f}  {name}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="llama-3.1-8b")
-    parser.add_argument("--start", metavar="MODEL", help="one start; used by the script itself")
+    parser.add_argument("--weights", action="store_true", help="write them, and so read them")
+    parser.add_argument("--start", nargs=2, metavar="WORD", help="used by the script itself")
     arguments = parser.parse_args()
     if arguments.start:
-        print(json.dumps(start(arguments.start)))
+        print(json.dumps(start(*arguments.start)))
         return
     from loramux.bench.random_model import SHAPES, write_model
 
-    with tempfile.TemporaryDirectory() as directory:
-        model = write_model(Path(directory) / "model", SHAPES[arguments.shape], weights=False)
-        environment = {**os.environ, "TRITON_CACHE_DIR": f"{directory}/triton"}
-        command = [sys.executable, "-m", "tests.kernels.gpu_start", "--start", str(model)]
-        for name in ("first", "second"):
-            began = time.perf_counter()
-            run = subprocess.run(
-                command, env=environment, stdout=subprocess.PIPE, text=True, check=True
-            )
-            seen = json.loads(run.stdout.splitlines()[-1])
-            print(
-                f"{name} start: imports {seen['imports']:.1f} s, engine {seen['engine']:.1f} s, "
-                f"whole process {time.perf_counter() - began:.1f} s; compiled one by one: "
-                f"{seen['compiled_here'] or 'none'}, later: {seen['compiled_later'] or 'none'}"
-            )
-            late = set(seen["compiled_here"]) - PLACED_IN_THE_BACKGROUND
-            assert not late, f"{late} were launched, but not rehearsed"
-            assert not seen["compiled_later"], "a request has waited for a compilation"
+    load_format = "auto" if arguments.weights else "dummy"
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        shape = SHAPES[arguments.shape]
+        model = write_model(directory / "model", shape, weights=arguments.weights)
+        os.environ["TRITON_CACHE_DIR"] = f"{directory}/triton"
+        for which in ("first", "second"):
+            engine_start(which, model, load_format)
+        show("server's start", server_start(model, directory, load_format))
+
+
+def engine_start(which: str, model: Path, load_format: str) -> None:
+    command = [sys.executable, "-m", "tests.kernels.gpu_start", "--start", str(model), load_format]
+    began = time.perf_counter()
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    whole = time.perf_counter() - began
+    seen = json.loads(run.stdout.splitlines()[-1])
+    show(f"{which} start of an engine", seen["phases"])
+    print(
+        f"  engine after {seen['engine']:.1f} s, first tokens {seen['first tokens']:.1f} s later, "
+        f"whole process {whole:.1f} s\n  compiled one by one: "
+        f"{seen['compiled_here'] or 'none'}, later: {seen['compiled_later'] or 'none'}"
+    )
+    late = set(seen["compiled_here"]) - PLACED_IN_THE_BACKGROUND
+    assert not late, f"{late} were launched, but not rehearsed"
+    assert not seen["compiled_later"], "a request has waited for a compilation"
 
 
 if __name__ == "__main__":
