@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -61,8 +62,9 @@ class Requirement:
             found = metadata.version(self.distribution)
         except metadata.PackageNotFoundError as error:
             raise NotInstalledError(f"{self} is not installed") from error
-        major, minor = (int(number) for number in found.split(".")[:2])
-        if not self.at_least <= (major, minor) < self.below:
+        release = re.match(r"(\d+)\.(\d+)", found)
+        known = release is not None and tuple(map(int, release.groups()))
+        if not known or not self.at_least <= known < self.below:
             raise AttentionLibraryError(f"{self} is needed and {found} is installed")
         try:
             return importlib.import_module(self.module)

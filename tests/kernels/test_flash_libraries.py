@@ -244,7 +244,7 @@ def test_what_a_library_cannot_serve_is_refused_in_one_sentence(monkeypatch, cas
 
 def test_the_newest_flash_attention_for_the_gpu_is_taken(monkeypatch):
     """The third is for Hopper alone, and takes blocks of 16."""
-    both = Asked(installed=("flash-attn 2.8.3", "flash_attn_3 3.0.0b1"), block_size=16)
+    both = Asked(installed=("flash-attn 2.8.3", "flash_attn_3 3.0b1+cu130"), block_size=16)
     assert type(both.choose(monkeypatch, "flash_attn")) is FlashAttention
     with pytest.raises(InvalidRequestError, match="flash-attn 2 takes blocks"):
         replace(both, capability=(8, 0)).choose(monkeypatch, "flash_attn")
