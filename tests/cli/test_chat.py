@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from loramux.cli import main
+from loramux.cli.chat_partners import RemotePartner
 from tests.server.checkpoints import greedy, save_adapter, save_model
 from tests.server.conftest import FolderResolver, state_around
 from tests.server.fake_engine import FakeEngine
@@ -98,6 +99,22 @@ def test_refusals(
     words: list[str], status: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["chat", *words]) == status
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "answer", ["<html>", '{"x": 1}', "[1]", '{"data": [{}]}', '{"data": {"id": 1}}']
+)
+def test_a_server_of_another_kind(
+    answer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(RemotePartner, "_open", lambda *_: io.BytesIO(answer.encode()))
+    assert main(["chat", "--url", "http://127.0.0.1:9"]) == 1
+    says = "http://127.0.0.1:9/v1 does not speak OpenAI's API; give another --url."
+    assert says in capsys.readouterr().err
+    say(monkeypatch, "hi")
+    monkeypatch.setattr(RemotePartner, "_open", lambda *_: io.BytesIO(f"data: {answer}".encode()))
+    assert main(["chat", "m", "--url", "http://127.0.0.1:9"]) == 0
     assert says in capsys.readouterr().err
 
 

@@ -15,6 +15,9 @@ from loramux.errors import InvalidRequestError, LoramuxError
 
 Message = dict[str, Any]
 
+NO_SUCH_FORM = (ValueError, LookupError, TypeError, AttributeError)
+"""What comes of reading JSON that is of another form, or none."""
+
 SILENCE_SECONDS = 600
 """An answer may wait for its adapter, or in a queue; after this long, nobody is there."""
 
@@ -109,18 +112,26 @@ class RemotePartner:
                 for line in response:
                     if line.startswith(b"data:") and b"[DONE]" not in line:
                         yield _text_of(json.loads(line[5:]))
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, HTTPException) as error:
             raise LoramuxError(f"{self._base} stopped answering: {error}.") from error
+        except NO_SUCH_FORM as error:
+            raise self._stranger() from error
 
     def close(self) -> None:
         """Nothing is held between answers."""
 
     def _first_model(self) -> str:
         with self._open("/models") as response:
-            models = json.load(response)["data"]
-        if not models:
+            try:
+                names = [str(model["id"]) for model in json.load(response)["data"]]
+            except (OSError, HTTPException, *NO_SUCH_FORM) as error:
+                raise self._stranger() from error
+        if not names:
             raise LoramuxError(f"{self._base} shows no models; name one.")
-        return str(models[0]["id"])
+        return names[0]
+
+    def _stranger(self) -> LoramuxError:
+        return LoramuxError(f"{self._base} does not speak OpenAI's API; give another --url.")
 
     def _open(self, path: str, body: dict[str, Any] | None = None) -> HTTPResponse:
         data = None if body is None else json.dumps(body).encode()
