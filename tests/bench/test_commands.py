@@ -171,7 +171,8 @@ def test_the_model_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         (["sing"], "invalid choice: 'sing'"),
         (["--shape", "huge"], "--shape must be one of tiny, llama-3.1-8b, got 'huge'"),
         (["model"], "needs --output DIR"),
-        (["--adapters", "many"], "argument --adapters: invalid"),
+        (["--adapters", "many"], "argument --adapters: it takes numbers with commas between them"),
+        (["--json", "/nowhere/at/all"], "--json /nowhere/at/all is in no directory"),
         (["--engine-args", "[]"], "engine_args must be a JSON object such as {"),
     ],
 )
@@ -181,6 +182,22 @@ def test_command_lines_that_make_no_sense(
     with pytest.raises(SystemExit) as end:
         main(["bench", *words])
     assert end.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "number", "says"),
+    [
+        ("--repeats", "0", "--repeats must be at least 1, got 0"),
+        ("--ranks", "8,0", "--ranks must be at least 1, got 0"),
+        ("--rates", "5,-1", "--rates must be a finite number above 0, got -1"),
+        ("--seconds", "nan", "--seconds must be a finite number above 0, got nan"),
+    ],
+)
+def test_numbers_that_nothing_can_be_measured_with(
+    flag: str, number: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", flag, number]) == 1
     assert says in capsys.readouterr().err
 
 

@@ -70,7 +70,8 @@ def _flags(engine_args: Mapping[str, Any]) -> list[str]:
 
 def _environment(adapters: Path) -> dict[str, str]:
     """Ours without what would make the server ask for keys, and with the one resolver."""
-    kept = {name: value for name, value in os.environ.items() if name != "LORAMUX_API_KEY"}
+    keys = ("LORAMUX_API_KEY", "LORAMUX_API_KEYS_FILE")
+    kept = {name: value for name, value in os.environ.items() if name not in keys}
     return {
         **kept,
         "LORAMUX_PLUGINS": "lora_filesystem_resolver",

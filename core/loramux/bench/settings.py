@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from loramux import field_checks as check
+
 SHAPE_NAMES = ("tiny", "llama-3.1-8b")
 
 
@@ -33,6 +35,9 @@ class Settings:
         rank: of the adapters of ``cold``, ``storm`` and ``memory``; ``max_loras`` as the engine's.
         base_url, api_key, model, adapters_dir: a server that runs already, the base model's name
             there, and the directory in which its resolver looks.
+
+    Raises:
+        InvalidRequestError: a number is none that could be measured with.
     """
 
     shape: str = "tiny"
@@ -69,6 +74,28 @@ class Settings:
     api_key: str | None = None
     model: str | None = None
     adapters_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            given = getattr(self, name)
+            for number in given if isinstance(given, tuple) else (given,):
+                check.integer(_flag(name), number, 1)
+        check.positive("--seconds", self.seconds)
+        for rate in self.rates:
+            check.positive("--rates", rate)
+        check.positive("--unknown-rate", self.unknown_rate)
+
+
+_COUNTS = (
+    "input_len", "requests", "output_len", "repeats", "adapters", "ranks", "bound_batch",
+    "concurrent", "streams", "answer_len", "samples", "warm_adapters", "num_adapters", "resident",
+    "power_law_requests", "rank", "max_loras",
+)  # fmt: skip
+"""Of settings, or lists of them, that are of at least 1."""
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 _GPU_SIZES: dict[str, Any] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from loramux import field_checks as check
 from loramux.cli import COMMANDS
@@ -15,6 +15,8 @@ from loramux.cli.engine_arguments import reported
 
 if TYPE_CHECKING:
     from loramux.bench.settings import Settings
+
+Number = TypeVar("Number", int, float)
 
 DESCRIPTION = """\
 Measure what adapters cost, on a random model: nothing is downloaded.
@@ -74,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     The ceilings are those that the first of them measured.
     """
     settings = _settings(arguments)
+    _check_place(arguments)
     if arguments.benchmark == "model":
         return _write_model(arguments, settings)
     from loramux.bench.report import table
@@ -185,6 +188,14 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return settings_for(arguments.shape, quick=arguments.quick, **given)
 
 
+def _check_place(arguments: argparse.Namespace) -> None:
+    """A file that cannot be written is told before anything is measured, not an hour later."""
+    if arguments.json not in (None, "-") and not Path(arguments.json).absolute().parent.is_dir():
+        arguments.parser_error(
+            f"--json {arguments.json} is in no directory that there is; make it, or name another"
+        )
+
+
 def _write_model(arguments: argparse.Namespace, settings: Settings) -> int:
     from loramux.bench.random_model import SHAPES, write_model
 
@@ -197,8 +208,17 @@ def _write_model(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    return _listed(int, text, "1,8,32")
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    return _listed(float, text, "0.5,5")
+
+
+def _listed(read: Callable[[str], Number], text: str, example: str) -> tuple[Number, ...]:
+    try:
+        return tuple(map(read, text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"it takes numbers with commas between them, such as {example}, got {text!r}"
+        ) from error
