@@ -100,7 +100,9 @@ def test_a_client_that_leaves_gives_its_places_back(busy: RunningServer, stream:
     [
         ({"api_keys": ("",)}, "--api-key was given an empty key"),
         ({"api_keys": ("good", "  ")}, "--api-key was given an empty key"),
-        ({"max_queued_requests": 0}, "at least 1, got 0"),
+        ({"max_queued_requests": 0}, "--max-queued-requests must be at least 1, got 0"),
+        ({"max_body_bytes": 0}, "--max-body-bytes must be at least 1, got 0"),
+        ({"shutdown_seconds": -1}, "--shutdown-seconds must be at least 0, got -1"),
     ],
 )
 def test_options_that_cannot_be_meant(fields: dict[str, Any], says: str) -> None:

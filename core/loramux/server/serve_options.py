@@ -16,6 +16,10 @@ MODULE = '{"name": "sql", "path": "/srv/adapters/sql"}'
 """An example of an adapter to begin with."""
 
 
+LEAST = {"max_body_bytes": 1, "max_queued_requests": 1, "shutdown_seconds": 0}
+"""Options that are numbers, and the least that each can be."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
     """Where to listen, whom to answer, and which adapters to begin with.
@@ -67,11 +71,8 @@ class ServeOptions:
                 "give a key, or leave the flag out to let anybody in.",
                 "api_key",
             )
-        if self.max_queued_requests < 1:
-            raise InvalidRequestError(
-                f"--max-queued-requests must be at least 1, got {self.max_queued_requests}.",
-                "max_queued_requests",
-            )
+        for name, least in LEAST.items():
+            check.integer(f"--{name.replace('_', '-')}", getattr(self, name), least)
 
     @property
     def is_local(self) -> bool:
