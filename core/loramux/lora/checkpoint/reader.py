@@ -64,14 +64,26 @@ def read_adapter(
     with errors_naming(directory):
         config = parse_config(read_config(directory))
         _check_base(config, base_names)
-        # What Python works out about names and shapes takes as long as other threads read.
-        with open_tensors(directory, max_bytes) as file, file.reading(allocate) as tensors:
-            sites = as_written(sites, file.entries)
-            plan = _plan(config, file.entries, sites, max_rank, base_parameter)
-            content = tensors()
-        pairs = plan.fill(content.tensors, non_finite=content.non_finite)
-        named = {sites[layer].name: pair for layer, pair in pairs.items()}
-        return AdapterWeights(content.digest(config.identity()), named)
+        with open_tensors(directory, max_bytes) as file:
+            return _weights(config, file, sites, max_rank, base_parameter, allocate)
+
+
+def _weights(
+    config: PeftLoraConfig,
+    file: OpenTensorFile,
+    sites: Mapping[str, LoRASite],
+    max_rank: int,
+    base_parameter: BaseParameter | None,
+    allocate: Allocate,
+) -> AdapterWeights:
+    # What Python works out about names and shapes takes as long as other threads read.
+    with file.reading(allocate) as tensors:
+        written = as_written(sites, file.entries)
+        plan = _plan(config, file.entries, written, max_rank, base_parameter)
+        content = tensors()
+    pairs = plan.fill(content.tensors, non_finite=content.non_finite)
+    named = {written[layer].name: pair for layer, pair in pairs.items()}
+    return AdapterWeights(content.digest(config.identity()), named)
 
 
 def _plan(

@@ -37,13 +37,11 @@ class TensorFile:
     """One file in memory and the tensors in it, which may be views of its bytes.
 
     Args:
-        num_bytes: size of the file.
         hashes: SHA-256 of the file's header, then of each piece of what follows, see
             :data:`PIECE_BYTES`.
         non_finite: names of the tensors that hold an infinity or a NaN.
     """
 
-    num_bytes: int
     hashes: bytes
     tensors: Mapping[str, torch.Tensor]
     non_finite: Collection[str]
@@ -104,7 +102,6 @@ class OpenTensorFile:
     def _described(self, reading: Callable[[], Pieces]) -> TensorFile:
         pieces, origin = _whole(reading, self._name), self._origin
         return TensorFile(
-            num_bytes=self._size,
             hashes=hashlib.sha256(self._prefix + self._header).digest() + pieces.hashes,
             tensors=_views(torch.from_numpy(pieces.content), self.entries, origin),
             non_finite=_non_finite(pieces, self.entries, origin),
