@@ -49,6 +49,10 @@ class EngineParts:
 def assemble(args: EngineArgs, head_start: HeadStart, phases: Phases) -> EngineParts:
     """Load the model and build everything around it.
 
+    Args:
+        head_start: what gets ready meanwhile; whoever began it ends it, should this fail.
+        phases: is told what took how long.
+
     Raises:
         InvalidRequestError: the model or the arguments do not fit.
     """
@@ -73,19 +77,26 @@ def assemble(args: EngineArgs, head_start: HeadStart, phases: Phases) -> EngineP
         tokenizer=tokenizer,
         max_model_len=length,
         core=core,
-        requests=RequestFactory(
-            PromptProcessor(
-                tokenizer,
-                length,
-                config.get_text_config().vocab_size,
-                least_output=1 if pooling is None else 0,
-            ),
-            loaded.generation_config,
-            use_generation_config=args.generation_config == "auto",
-            pooling=pooling,
-        ),
+        requests=_request_factory(args, loaded, tokenizer, length, pooling),
         materializer=materializer,
         lora=lora,
+    )
+
+
+def _request_factory(
+    args: EngineArgs,
+    loaded: LoadedModel,
+    tokenizer: Tokenizer | None,
+    length: int,
+    pooling: PoolingPlan | None,
+) -> RequestFactory:
+    vocab_size = loaded.config.get_text_config().vocab_size
+    least_output = 1 if pooling is None else 0
+    return RequestFactory(
+        PromptProcessor(tokenizer, length, vocab_size, least_output),
+        loaded.generation_config,
+        use_generation_config=args.generation_config == "auto",
+        pooling=pooling,
     )
 
 
