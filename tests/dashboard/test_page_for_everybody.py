@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from loramux.lora.adapter import AdapterInfo
+from loramux.server.dashboard.snapshot import MAX_ROWS
 from tests.dashboard.browser import Page
 from tests.dashboard.engine import engine_of, info
 from tests.server.running_server import RunningServer
@@ -94,6 +95,16 @@ def test_nothing_sticks_out(busy: Page) -> None:
     for width in (320, 360, 768, 1024, 1280, 2560):
         busy.resize(width, 800)
         assert busy.evaluate("document.documentElement.scrollWidth") <= width, width
+
+
+def test_a_filter_says_what_it_has_not_looked_at(page: Page, shelf_server: RunningServer) -> None:
+    engine_of(shelf_server).infos = [info(f"customer-{n}", n) for n in range(MAX_ROWS + 1)]
+    page.goto(shelf_server.url)
+    page.until("document.querySelectorAll('#adapter-rows tr').length > 0")
+    page.type("#filter", "nobody")
+    note = page.text("#adapters-empty")
+    assert note.startswith("None of the 500 adapters used last has that in its name;")
+    assert note.endswith("of the 501.")
 
 
 def test_sorting_tells_its_direction(busy: Page) -> None:

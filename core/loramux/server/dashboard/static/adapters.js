@@ -96,7 +96,8 @@ function showMore(count) {
 function showEmpty(count) {
   const note = byId("adapters-empty");
   note.hidden = count > 0;
-  if (state.num_adapters) setText(note, "No adapter has that in its name.");
+  if (state.num_adapters > state.adapters.length) setText(note, `None of the ${state.adapters.length} adapters used last has that in its name; this page lists no more of the ${state.num_adapters.toLocaleString("en")}.`);
+  else if (state.num_adapters) setText(note, "No adapter has that in its name.");
   else if (state.takes_adapters) setText(note, `No adapter yet. Name one ${state.answers ? "in the playground below, or " : ""}as the model of any request.`);
   else setText(note, "This server was started without --enable-lora and serves the base model only.");
 }
