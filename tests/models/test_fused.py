@@ -108,13 +108,13 @@ def test_an_excerpt_has_a_layer_of_each_kind(family: str, layers: int) -> None:
     excerpt = decoder.excerpt()
     windows = [layer.attention.options.window for layer in decoder._layers]
     kept = [layer.attention.options.window for layer in excerpt._layers]
-    assert (set(kept), excerpt.num_layers) == (set(windows), layers)
+    assert (set(kept), len(kept)) == (set(windows), layers)
     assert excerpt.projections == decoder.projections
 
 
-def test_shape_of_the_decoder() -> None:
+def test_projections_of_the_decoder() -> None:
     decoder = fuse(make_model(CONFIGS["qwen2"]()))
-    assert (decoder.num_layers, decoder.vocab_size, decoder.hidden_size) == (3, 128, 32)
+    assert len(decoder.projections) == 3 * 4
     layer = "model.layers.1"
     products = {
         f"{layer}.self_attn.qkv_proj": [f"{layer}.self_attn.{part}_proj" for part in "qkv"],

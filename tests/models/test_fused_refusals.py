@@ -153,4 +153,4 @@ def test_rotary_factors_that_depend_on_the_length(
 
 def test_packing_twice_is_harmless() -> None:
     model = make_model(CONFIGS["llama"]())
-    assert fuse(model).num_layers == fuse(model).num_layers
+    assert fuse(model).projections == fuse(model).projections

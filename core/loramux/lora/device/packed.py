@@ -70,8 +70,6 @@ class PackedLoRA(ProductUpdates):
         self._device = device
         self._tokens: list[AdapterSegment] = []
         self._samples: list[AdapterSegment] = []
-        self.has_adapters = False
-        """Whether a row of the step runs on an adapter; the decoder takes None if not."""
         self.needs_eager = False
         """Whether some adapter changes the embedding or the output, which no graph computes."""
 
@@ -90,7 +88,6 @@ class PackedLoRA(ProductUpdates):
             is_decode: whether every sequence of the step has one row.
         """
         spans = self._spans(rows)
-        self.has_adapters = bool(spans)
         self.needs_eager = any(
             name in span.adapter.pairs for span in spans for name in self._outside
         )

@@ -150,21 +150,6 @@ class FusedDecoder:
         kept = dict.fromkeys((*self._layers[:2], *kinds.values()))
         return type(self)(self._embedding, list(kept), self._output, self.projections)
 
-    @property
-    def num_layers(self) -> int:
-        """Layers of the model."""
-        return len(self._layers)
-
-    @property
-    def vocab_size(self) -> int:
-        """Tokens that have an embedding."""
-        return self._embedding.weight.shape[0]
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the residual."""
-        return self._embedding.weight.shape[1]
-
 
 def _kind(layer: FusedLayer) -> object:
     """What layers differ in within a model."""
