@@ -34,7 +34,7 @@ def with_engine(world: World, main: Callable[[AsyncLLMEngine], Awaitable[Any]]) 
 
     async def whole() -> Any:
         try:
-            return await asyncio.wait_for(main(engine), 60)
+            return await asyncio.wait_for(main(engine), 240)
         finally:
             await engine.shutdown()
 
@@ -78,12 +78,12 @@ def test_a_shutdown_ends_who_waits_for_an_adapter(world, monkeypatch):
 
         def slow(source: object) -> object:
             begun.set()
-            assert gate.wait(30)
+            assert gate.wait(240)
             return read(source)
 
         monkeypatch.setattr(engine._materializer, "_read", slow)
         task = asyncio.create_task(consume(engine, "x", world.lora("mlp")))
-        await asyncio.to_thread(begun.wait, 30)
+        await asyncio.to_thread(begun.wait, 240)
         await engine.shutdown()
         gate.set()
         return (await asyncio.gather(task, return_exceptions=True))[0]
@@ -95,7 +95,7 @@ def test_a_shutdown_ends_who_waits_for_a_read_that_never_began(world, monkeypatc
     gate = threading.Event()
 
     async def main(engine: AsyncLLMEngine) -> list[Any]:
-        monkeypatch.setattr(engine._materializer, "_read", lambda source: gate.wait(30))
+        monkeypatch.setattr(engine._materializer, "_read", lambda source: gate.wait(240))
         names = list(world.adapters)
         loras = [
             LoRARequest(f"{name} {n}", 1, str(world.adapters[name]), f"base {n}")
@@ -169,7 +169,7 @@ def test_no_thread_outlives_the_engine(world):
     with_engine(world, main)
     left = [t for t in set(threading.enumerate()) - before if t.name.startswith("loramux")]
     for thread in left:
-        thread.join(10)
+        thread.join(60)
     assert not any(thread.is_alive() for thread in left)
 
 
