@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -9,6 +10,7 @@ import time
 import httpx
 import pytest
 
+from loramux.server.http.disconnect import while_connected
 from tests.server.running_server import RunningServer, wait_until
 
 
@@ -74,3 +76,52 @@ def test_leaving_in_the_middle_of_the_body_is_no_error(
     with server.http() as client:
         assert client.post("/v1/completions", json={"prompt": "ab"}).status_code == 200
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+class _BodyEnds(Exception):
+    pass
+
+
+async def _body_that_never_ends() -> dict:
+    await asyncio.sleep(0)
+    raise _BodyEnds
+
+
+async def _silence() -> dict:
+    return await asyncio.Event().wait()
+
+
+def test_what_ends_a_request_ends_its_work() -> None:
+    ended = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    with pytest.raises(_BodyEnds):
+        asyncio.run(while_connected(_body_that_never_ends, work()))
+    assert ended == [True]
+
+
+def test_who_is_cancelled_is_not_told_that_the_client_has_gone() -> None:
+    async def cancelled_amid_work() -> None:
+        waiting = asyncio.create_task(while_connected(_silence, _silence()))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await waiting
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled_amid_work())
+
+
+def test_work_that_cancels_itself_is_not_the_client() -> None:
+    async def work() -> None:
+        raise asyncio.CancelledError
+
+    async def waiting() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await while_connected(_silence, work())
+
+    asyncio.run(waiting())

@@ -9,11 +9,9 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from loramux.errors import InvalidRequestError
 from loramux.lora.resolve.catalog import AdapterCatalog
 from loramux.lora.resolve.catalog_entry import Use
 from loramux.observability.tracing import RequestTracer
-from loramux.pooling_params import POOLS
 from loramux.server.access.keyring import Keyring
 from loramux.server.access.quotas import Quotas
 from loramux.server.adapters.addresses import AddressedAdapters
@@ -105,13 +103,3 @@ async def _state_of(request: Request) -> ServerState:
 
 Server = Annotated[ServerState, Depends(_state_of)]
 """A route's parameter of this type is given the state."""
-
-
-async def require_generation(server: Server) -> None:
-    """Of routes that need an engine that writes text.
-
-    Raises:
-        InvalidRequestError: it makes embeddings.
-    """
-    if server.engine.pooling is not None:
-        raise InvalidRequestError(POOLS, "model")

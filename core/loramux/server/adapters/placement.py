@@ -28,13 +28,13 @@ router = APIRouter(dependencies=[Depends(require_admin)])
 @router.post("/v1/adapters/{name:path}/prefetch", **answers(PlacedAdapter, errors=MODEL_ERRORS))
 async def prefetch_adapter(request: Request, server: Server, name: str) -> JSONResponse:
     """Find an adapter and place it on the device; answered when it is there."""
-    return await while_connected(request, _prefetch(request, server, name))
+    return await while_connected(request.receive, _prefetch(request, server, name))
 
 
 @router.post("/v1/adapters/{name:path}/pin", **answers(PinnedAdapter, errors=MODEL_ERRORS))
 async def pin_adapter(request: Request, server: Server, name: str) -> JSONResponse:
     """The same, and evict it no more until it is unpinned or unloaded."""
-    return await while_connected(request, _pin(request, server, name))
+    return await while_connected(request.receive, _pin(request, server, name))
 
 
 @router.delete("/v1/adapters/{name:path}/pin", **answers(UnpinnedAdapter, errors=(404,)))

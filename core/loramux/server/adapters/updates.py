@@ -82,7 +82,7 @@ async def load_lora_adapter(request: Request, server: Server) -> PlainTextRespon
         raise _invalid(f"This key may not load an adapter called '{name}'.", "lora_name")
     try:
         module = AdapterModule(name, path)
-        await while_connected(request, _load(request, server, module, body.load_inplace))
+        await while_connected(request.receive, _load(request, server, module, body.load_inplace))
     except InvalidRequestError as error:
         raise _invalid(str(error), error.param) from error
     except AdapterRefusedError as error:

@@ -15,6 +15,7 @@ from loramux.server.chat.request import ChatRequest
 from loramux.server.chat.template import render_chat
 from loramux.server.generation.admission import admit
 from loramux.server.generation.prompts import Prompt, check_length
+from loramux.server.generation.route import GeneratingRoute
 from loramux.server.generation.run import Generation
 from loramux.server.generation.streaming import answer_streaming, answer_whole
 from loramux.server.generation.unsupported import UNSUPPORTED_IN_CHAT, check_fields
@@ -24,7 +25,7 @@ from loramux.server.http.documented import MODEL_ERRORS, answers, documented
 from loramux.server.http.request_id import request_id_of
 from loramux.server.state import Server, ServerState
 
-router = APIRouter()
+router = APIRouter(route_class=GeneratingRoute)
 
 
 @router.post(
@@ -35,7 +36,7 @@ router = APIRouter()
 async def create_chat_completion(request: Request, server: Server) -> Response:
     """Answer a chat, with the base model or with an adapter."""
     body = await read_json(request, _parse)
-    generation = await while_connected(request, _prepare(request, server, body))
+    generation = await while_connected(request.receive, _prepare(request, server, body))
     head = {
         "id": generation.request_id,
         "created": int(time.time()),

@@ -16,6 +16,7 @@ from loramux.server.completions.described import GeneratedTexts
 from loramux.server.completions.request import CompletionRequest, parse_completion
 from loramux.server.completions.routes import prepare
 from loramux.server.generation.outputs_stream import PromptOutput
+from loramux.server.generation.route import GeneratingRoute
 from loramux.server.generation.streaming import answer_whole
 from loramux.server.generation.usage import Usage
 from loramux.server.http.body import read_json
@@ -24,7 +25,7 @@ from loramux.server.http.documented import MODEL_ERRORS, answers, documented
 from loramux.server.http.errors import bad_request
 from loramux.server.state import Server
 
-router = APIRouter()
+router = APIRouter(route_class=GeneratingRoute)
 
 
 @router.post(
@@ -38,7 +39,7 @@ async def generate(request: Request, server: Server) -> Response:
     for name in ("stream", "echo", "logprobs", "prompt_logprobs"):
         if getattr(parsed.body, name):
             raise bad_request(f"{name!r} is for /v1/completions; leave it out here.", name)
-    generation = await while_connected(request, prepare(request, server, parsed))
+    generation = await while_connected(request.receive, prepare(request, server, parsed))
     return await answer_whole(request, server, generation, _PlainAnswer())
 
 

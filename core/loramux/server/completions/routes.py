@@ -18,6 +18,7 @@ from loramux.server.completions.request import (
 )
 from loramux.server.generation.admission import admit
 from loramux.server.generation.prompts import Prompt, check_length
+from loramux.server.generation.route import GeneratingRoute
 from loramux.server.generation.run import Generation
 from loramux.server.generation.streaming import answer_streaming, answer_whole
 from loramux.server.http.body import read_json
@@ -26,7 +27,7 @@ from loramux.server.http.documented import MODEL_ERRORS, answers, documented
 from loramux.server.http.request_id import request_id_of
 from loramux.server.state import Server, ServerState
 
-router = APIRouter()
+router = APIRouter(route_class=GeneratingRoute)
 
 
 @router.post(
@@ -37,7 +38,7 @@ router = APIRouter()
 async def create_completion(request: Request, server: Server) -> Response:
     """Continue one prompt or several, with the base model or with an adapter."""
     parsed = await read_json(request, parse_completion)
-    generation = await while_connected(request, prepare(request, server, parsed))
+    generation = await while_connected(request.receive, prepare(request, server, parsed))
     body = parsed.body
     head = {
         "id": generation.request_id,

@@ -38,7 +38,7 @@ async def create_embedding(request: Request, server: Server) -> Response:
     """Embeddings of one input or several, by the base model or by an adapter."""
     parsed = await read_json(request, parse_embedding)
     with _prompt_is_input():
-        generation = await while_connected(request, _prepare(request, server, parsed))
+        generation = await while_connected(request.receive, _prepare(request, server, parsed))
         outputs = await collect(request, server, generation)
     head = {
         "id": generation.request_id,

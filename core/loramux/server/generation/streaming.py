@@ -59,7 +59,7 @@ async def collect(
 ) -> list[RequestOutput]:
     """The final output of each prompt, counted; raises what :func:`answer_whole` does."""
     watch = server.metrics.begin(record_of(request), generation, is_streamed=False)
-    outputs = await while_connected(request, generation.collect(server.engine))
+    outputs = await while_connected(request.receive, generation.collect(server.engine))
     for index, output in enumerate(outputs):
         watch.saw(PromptOutput(index, output))
     return outputs
@@ -79,7 +79,7 @@ async def answer_streaming(
     """
     watch = server.metrics.begin(record_of(request), generation, is_streamed=True)
     start = StartedStream.start(generation.outputs(server.engine))
-    stream = await while_connected(request, start)
+    stream = await while_connected(request.receive, start)
     headers = generation.model.headers_for(stream.first.output.adapter_digest)
     events = _events(stream, answer, generation.request_id, request, watch)
     return EventStreamResponse(events, stream.aclose, headers)

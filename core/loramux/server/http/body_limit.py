@@ -33,8 +33,10 @@ class BodyLimitMiddleware:
 
         async def receive_bounded() -> Message:
             nonlocal received, is_complete
+            if is_complete:
+                return await receive()
             try:
-                async with asyncio.timeout_at(None if is_complete else due):
+                async with asyncio.timeout_at(due):
                     message = await receive()
             except TimeoutError:
                 raise self._impatience() from None

@@ -9,6 +9,8 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from loramux.server.http.disconnect import while_connected
+
 DONE = b"data: [DONE]\n\n"
 
 as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -48,6 +50,9 @@ class EventStreamResponse(StreamingResponse):
 
     ``events`` may never have been started when the client has already gone, so what it would
     free in a ``finally`` of its own is freed here.
+
+    Raises:
+        ClientDisconnect: the client has gone before the end.
     """
 
     def __init__(
@@ -65,6 +70,6 @@ class EventStreamResponse(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            await while_connected(receive, self.stream_response(send))
         finally:
             await self._release()
