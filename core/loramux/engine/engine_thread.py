@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from loramux.engine.llm_engine import LLMEngine, PreparedRequest, unstarted_output
+from loramux.engine.llm_engine import LLMEngine, PreparedRequest, id_in_use, unstarted_output
 from loramux.engine.mailbox import Mailbox, deliver
-from loramux.errors import EngineDeadError, InvalidRequestError
+from loramux.errors import EngineDeadError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter
 from loramux.outputs import RequestOutput
@@ -57,10 +57,7 @@ class EngineThread:
         """
         self.check_alive()
         if request_id in self._mailboxes:
-            raise InvalidRequestError(
-                f"Request id {request_id!r} is already in use; give each request its own.",
-                "request_id",
-            )
+            raise id_in_use(request_id)
         mailbox = self._mailboxes[request_id] = Mailbox(joins_deltas=joins_deltas)
         return mailbox
 

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from loramux.engine.args import EngineArgs
-from loramux.engine.front.output_processor import (
-    FrontRequest,
-    OutputProcessor,
-    ProcessedOutputs,
-)
+from loramux.engine.front.output_processor import OutputProcessor, ProcessedOutputs
 from loramux.engine.front.pooling_outputs import PoolingOutputs
 from loramux.engine.front.prompts import Prompt, TokenizedPrompt
+from loramux.engine.front.request_state import FrontRequest
 from loramux.engine.messages import CoreOutput
 from loramux.engine.start import start_engine
 from loramux.engine.stats import EngineStats, read_stats
@@ -203,10 +200,7 @@ class LLMEngine:
 
     def _check_id(self, request_id: str) -> None:
         if request_id in self._sequence_ids or request_id in self._loading:
-            raise InvalidRequestError(
-                f"Request id {request_id!r} is already in use; give each request its own.",
-                "request_id",
-            )
+            raise id_in_use(request_id)
 
     def _check_lora(self, request: LoRARequest | None) -> None:
         if request is None:
@@ -242,6 +236,13 @@ class LLMEngine:
         """Nothing was computed: all that is unfinished waits for adapters."""
         if not self.core.scheduler.running:
             self.core.wait_for_change(IDLE_WAIT)
+
+
+def id_in_use(request_id: str) -> InvalidRequestError:
+    """The refusal of a request whose id is another's."""
+    return InvalidRequestError(
+        f"Request id {request_id!r} is already in use; give each request its own.", "request_id"
+    )
 
 
 def _outputs_of(parts: EngineParts) -> Outputs:

@@ -10,11 +10,8 @@ from loramux.engine.detokenizer import Detokenizer, DetokenizerFactory
 from loramux.engine.front.completion import Completion
 from loramux.engine.front.request_state import FrontRequest, RequestState
 from loramux.engine.messages import CoreOutput
-from loramux.errors import InvalidRequestError
 from loramux.outputs import RequestOutput
 from loramux.sampling_params import SamplingParams
-
-__all__ = ["FrontRequest", "OutputProcessor", "ProcessedOutputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,32 +46,8 @@ class OutputProcessor:
     def num_unfinished_requests(self) -> int:
         return len(self._requests)
 
-    def check(self, params: SamplingParams) -> None:
-        """Refuse what cannot be followed.
-
-        Raises:
-            InvalidRequestError: for stop strings where there is no tokenizer to see them with.
-        """
-        if params.stop_strings and self._factory is None:
-            raise InvalidRequestError(
-                "stop strings need text, and this engine was started without a tokenizer; "
-                "use stop_token_ids instead.",
-                param="stop",
-            )
-
     def add_request(self, request: FrontRequest[SamplingParams]) -> None:
-        """Follow a request from now on.
-
-        Raises:
-            InvalidRequestError: if a request of this name is running, or see ``check``.
-        """
-        self.check(request.params)
-        if request.request_id in self._requests:
-            raise InvalidRequestError(
-                f"request_id {request.request_id!r} belongs to a request that is still running; "
-                "choose another.",
-                param="request_id",
-            )
+        """Follow a request from now on, whose id and parameters have been checked."""
         completions = [
             Completion(
                 index, sequence_id, request.params, self._detokenizer(request), self._token_text

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loramux.engine.front.output_processor import FrontRequest, ProcessedOutputs
+from loramux.engine.front.output_processor import ProcessedOutputs
+from loramux.engine.front.request_state import FrontRequest
 from loramux.engine.messages import CoreOutput, Embedding
 from loramux.outputs import CompletionOutput, PooledOutput
 from loramux.pooling_params import PoolingParams
@@ -30,7 +31,7 @@ class PoolingOutputs:
         """The name of each request's sequence."""
 
     def add_request(self, request: FrontRequest[PoolingParams]) -> None:
-        """Follow a request from now on."""
+        """Follow a request from now on, whose id and parameters have been checked."""
         (sequence_id,) = request.sequence_ids
         self._requests[sequence_id] = request
         self._sequences[request.request_id] = sequence_id
