@@ -116,3 +116,18 @@ def test_adapters_shows_a_caller_nothing_of_anothers(server: RunningServer) -> N
         assert row["path"] == f"/of/{fingerprint(key)}"
         # the engine of this test knows the latest adapter of a name only
         assert row["digest"] == (digest if key == "böb-key" else None)
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_page_of_another_site_changes_nothing_where_no_key_is_needed(site: str) -> None:
+    state = state_around(FakeEngine(), PrivateResolver(), allow_runtime_updates=True)
+    with running(state) as server, server.http(headers={"sec-fetch-site": site}) as foreign:
+        for path in ("/generate", "/v1/load_lora_adapter", "/v1/adapters/a/pin"):
+            answer = foreign.post(path, content=b'{"prompt": "a"}')
+            assert answer.status_code == 403
+            assert "start it with --api-key" in answer.json()["error"]["message"]
+        assert foreign.get("/v1/models").status_code == 200  # which the browser shows it not
+        own = foreign.post(
+            "/generate", json={"prompt": "a"}, headers={"sec-fetch-site": "same-origin"}
+        )
+        assert own.status_code == 200

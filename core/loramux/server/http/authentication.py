@@ -18,7 +18,8 @@ __all__ = ["AuthenticationMiddleware", "fingerprint"]
 
 
 class AuthenticationMiddleware:
-    """Lets through requests with ``Authorization: Bearer KEY`` as far as that key's rights go.
+    """Lets through requests with ``Authorization: Bearer KEY`` as far as that key's rights go, and
+    where there are no keys whatever is not a foreign page's.
 
     ``scope["loramux.access"]`` tells routes who asks and what they may do, and
     ``scope["loramux.caller"]`` tells resolvers who asks: the key's name, never the key. The log
@@ -38,12 +39,9 @@ class AuthenticationMiddleware:
         self._quotas = quotas
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_request = scope["type"] in ("http", "websocket")
-        if not is_request or self._keyring.is_open or scope["path"] in self._open_paths:
-            await self._app(scope, receive, send)
-            return
         try:
-            self._admit(scope)
+            if scope["type"] in ("http", "websocket"):
+                self._check(scope)
         except ApiError as refusal:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
@@ -51,6 +49,12 @@ class AuthenticationMiddleware:
             await refusal.response()(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        if self._keyring.is_open:
+            _check_site(scope)
+        elif scope["path"] not in self._open_paths:
+            self._admit(scope)
 
     def _admit(self, scope: Scope) -> None:
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
@@ -65,6 +69,24 @@ class AuthenticationMiddleware:
             raise no_admin()
         if not scope["path"].isprintable():
             raise _no_route()  # a router may read it as another one: "/metrics\n" as "/metrics"
+
+
+def _check_site(scope: Scope) -> None:
+    """Without keys whoever is on this machine may do everything, and so might a page from anywhere
+    that is open in a browser here; what only reads is kept from it by the browser itself.
+
+    Raises:
+        ApiError: 403 where the browser says that the request is such a page's.
+    """
+    if scope.get("method") in ("GET", "HEAD"):
+        return
+    if Headers(scope=scope).get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise ApiError(
+            403,
+            "PermissionDeniedError",
+            "This server has no keys and takes nothing from pages of other sites; start it with "
+            "--api-key, or send this from a program.",
+        )
 
 
 def _no_key() -> ApiError:
