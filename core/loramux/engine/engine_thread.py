@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from loramux.engine.llm_engine import LLMEngine, PreparedRequest, id_in_use, unstarted_output
+from loramux.engine.llm_engine import LLMEngine
 from loramux.engine.mailbox import Mailbox, deliver
+from loramux.engine.prepared_request import PreparedRequest, id_in_use
 from loramux.errors import EngineDeadError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter
@@ -115,7 +116,7 @@ class EngineThread:
 
     def _submit(self, prepared: PreparedRequest, adapter: Adapter | None, mailbox: Mailbox) -> None:
         if mailbox.is_aborted:
-            deliver([(mailbox, unstarted_output(prepared, "abort"))])
+            deliver([(mailbox, prepared.unstarted("abort"))])
             return
         try:
             self._engine.submit(prepared, adapter)

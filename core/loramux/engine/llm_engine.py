@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from loramux.engine.args import EngineArgs
 from loramux.engine.front.output_processor import OutputProcessor, ProcessedOutputs
 from loramux.engine.front.pooling_outputs import PoolingOutputs
-from loramux.engine.front.prompts import Prompt, TokenizedPrompt
+from loramux.engine.front.prompts import Prompt
 from loramux.engine.front.request_state import FrontRequest
 from loramux.engine.messages import CoreOutput
+from loramux.engine.prepared_request import PreparedRequest, id_in_use
 from loramux.engine.start import start_engine
 from loramux.engine.stats import EngineStats, read_stats
 from loramux.engine.structured.matcher import Grammar
 from loramux.errors import InvalidRequestError
 from loramux.lora.adapter import Adapter
 from loramux.lora.request import LoRARequest
-from loramux.outputs import CompletionOutput, RequestOutput
+from loramux.outputs import RequestOutput
 from loramux.pooling_params import Params
 from loramux.sampling_params import SamplingParams
 
@@ -36,17 +36,6 @@ class Outputs(Protocol):
     def add_request(self, request: FrontRequest[Any]) -> None: ...
     def process(self, core_outputs: Sequence[CoreOutput]) -> ProcessedOutputs: ...
     def abort(self, request_id: str) -> ProcessedOutputs: ...
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedRequest:
-    """A request that has been checked and tokenized."""
-
-    request_id: str
-    prompt: TokenizedPrompt
-    params: Params
-    lora_request: LoRARequest | None
-    grammar: Grammar | None = None
 
 
 class LLMEngine:
@@ -114,7 +103,7 @@ class LLMEngine:
             if one in self._loading:
                 request, future = self._loading.pop(one)
                 future.cancel()
-                outputs.append(unstarted_output(request, "abort"))
+                outputs.append(request.unstarted("abort"))
             self.core.abort(self._sequence_ids.pop(one, ()))
             outputs += self._outputs.abort(one).request_outputs
         return outputs
@@ -229,7 +218,7 @@ class LLMEngine:
                 self.submit(request, future.result())
             else:
                 reason = error if isinstance(error, Exception) else RuntimeError(repr(error))
-                failed.append(unstarted_output(request, "error", reason))
+                failed.append(request.unstarted("error", reason))
         return failed
 
     def _wait_if_idle(self) -> None:
@@ -238,33 +227,7 @@ class LLMEngine:
             self.core.wait_for_change(IDLE_WAIT)
 
 
-def id_in_use(request_id: str) -> InvalidRequestError:
-    """The refusal of a request whose id is another's."""
-    return InvalidRequestError(
-        f"Request id {request_id!r} is already in use; give each request its own.", "request_id"
-    )
-
-
 def _outputs_of(parts: EngineParts) -> Outputs:
     if parts.requests.pooling is not None:
         return PoolingOutputs(parts.requests.pooling)
     return OutputProcessor(parts.tokenizer)
-
-
-def unstarted_output(
-    request: PreparedRequest, finish_reason: str, error: Exception | None = None
-) -> RequestOutput:
-    """What a request ends with that never reached the core."""
-    lora = request.lora_request
-    return RequestOutput(
-        request_id=request.request_id,
-        prompt=request.prompt.text,
-        prompt_token_ids=request.prompt.token_ids,
-        outputs=[
-            CompletionOutput(index, "", [], finish_reason=finish_reason, lora_request=lora)
-            for index in range(request.params.n)
-        ],
-        finished=True,
-        lora_request=lora,
-        error=error,
-    )
