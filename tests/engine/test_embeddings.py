@@ -103,6 +103,9 @@ def test_dimensions_and_length(world: EmbeddingWorld) -> None:
         (output,) = engine.abort_request("gone")
         assert (output.request_id, output.outputs[0].finish_reason) == ("gone", "abort")
     assert engine.abort_request("gone") == []
+    prepared = engine.prepare("early", {"prompt_token_ids": prompt}, PoolingParams(), None)
+    output = prepared.unstarted("abort")
+    assert (output.embedding, output.outputs[0].finish_reason) == (None, "abort")
     assert not engine.has_unfinished_requests()
 
 

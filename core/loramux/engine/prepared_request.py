@@ -8,8 +8,8 @@ from loramux.engine.front.prompts import TokenizedPrompt
 from loramux.engine.structured.matcher import Grammar
 from loramux.errors import InvalidRequestError
 from loramux.lora.request import LoRARequest
-from loramux.outputs import CompletionOutput, RequestOutput
-from loramux.pooling_params import Params
+from loramux.outputs import CompletionOutput, PooledOutput, RequestOutput
+from loramux.pooling_params import Params, PoolingParams
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,8 @@ class PreparedRequest:
     def unstarted(self, finish_reason: str, error: Exception | None = None) -> RequestOutput:
         """What it ends with if it never reaches the core."""
         lora = self.lora_request
-        return RequestOutput(
+        kind = PooledOutput if isinstance(self.params, PoolingParams) else RequestOutput
+        return kind(
             request_id=self.request_id,
             prompt=self.prompt.text,
             prompt_token_ids=self.prompt.token_ids,
