@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -37,12 +36,7 @@ async def create_chat_completion(request: Request, server: Server) -> Response:
     """Answer a chat, with the base model or with an adapter."""
     body = await read_json(request, _parse)
     generation = await while_connected(request.receive, _prepare(request, server, body))
-    head = {
-        "id": generation.request_id,
-        "created": int(time.time()),
-        "model": generation.model.name,
-    }
-    answer = ChatAnswer(body, head, server.tools)
+    answer = ChatAnswer(body, generation.head(), server.tools)
     if body.stream:
         return await answer_streaming(request, server, generation, answer)
     return await answer_whole(request, server, generation, answer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -40,12 +39,7 @@ async def create_completion(request: Request, server: Server) -> Response:
     parsed = await read_json(request, parse_completion)
     generation = await while_connected(request.receive, prepare(request, server, parsed))
     body = parsed.body
-    head = {
-        "id": generation.request_id,
-        "created": int(time.time()),
-        "model": generation.model.name,
-    }
-    answer = CompletionAnswer(body, generation.prompts, head)
+    answer = CompletionAnswer(body, generation.prompts, generation.head())
     if body.stream:
         return await answer_streaming(request, server, generation, answer)
     return await answer_whole(request, server, generation, answer)

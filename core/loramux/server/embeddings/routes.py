@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,13 +39,9 @@ async def create_embedding(request: Request, server: Server) -> Response:
     with _prompt_is_input():
         generation = await while_connected(request.receive, _prepare(request, server, parsed))
         outputs = await collect(request, server, generation)
-    head = {
-        "id": generation.request_id,
-        "created": int(time.time()),
-        "model": generation.model.name,
-    }
     # On a thread: a thousand embeddings are millions of numbers to write.
-    body = await asyncio.to_thread(answer_json, head, outputs, parsed.body.encoding_format)
+    head, encoding = generation.head(), parsed.body.encoding_format
+    body = await asyncio.to_thread(answer_json, head, outputs, encoding)
     headers = generation.model.headers_for(outputs[0].adapter_digest)
     return Response(body, media_type="application/json", headers=headers)
 

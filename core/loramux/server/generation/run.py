@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from loramux.outputs import RequestOutput
 from loramux.pooling_params import Params
@@ -22,6 +24,10 @@ class Generation:
     model: ModelChoice
     prompts: Sequence[Prompt]
     params: Sequence[Params]
+
+    def head(self) -> dict[str, Any]:
+        """What its answer begins with, and each chunk of a stream."""
+        return {"id": self.request_id, "created": int(time.time()), "model": self.model.name}
 
     def outputs(self, engine: Engine) -> OutputStream:
         """Start all prompts; closing the stream frees them."""
