@@ -121,8 +121,9 @@ def test_the_queue_is_bounded_and_ends_with_the_engine() -> None:
     threads.close()
     gate.set()
     assert running.result(60) == 7
-    with pytest.raises(EngineDeadError):
-        waiting.result(60)
+    for late in (waiting, threads.submit(work)):
+        with pytest.raises(EngineDeadError):
+            late.result(5)
 
 
 def test_a_tokenizer_without_an_end(compiler: GrammarCompiler) -> None:

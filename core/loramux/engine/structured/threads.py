@@ -35,13 +35,16 @@ class DeepThreads:
         self._closed = False
 
     def submit(self, work: Callable[[], Result]) -> Future[Result]:
-        """Do ``work`` on one of the threads.
+        """Do ``work`` on one of the threads; fails with EngineDeadError once they are closed.
 
         Raises:
             EngineBusyError: too much waits already.
         """
         future: Future[Result] = Future()
         with self._changed:
+            if self._closed:
+                future.set_exception(_closed())
+                return future
             if self._longest_queue is not None and len(self._queue) >= self._longest_queue:
                 raise EngineBusyError(
                     f"{len(self._queue)} grammars wait to be compiled; try again later."
@@ -60,7 +63,7 @@ class DeepThreads:
             self._queue.clear()
             self._changed.notify_all()
         for future, _ in waiting:
-            future.set_exception(EngineDeadError("The engine was shut down."))
+            future.set_exception(_closed())
 
     def _start(self) -> None:
         usual = threading.stack_size(STACK_BYTES)
@@ -89,3 +92,7 @@ class DeepThreads:
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closed)
             return self._queue.popleft() if self._queue else None
+
+
+def _closed() -> EngineDeadError:
+    return EngineDeadError("The engine was shut down.")
