@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from loramux import env
 from loramux.errors import AdapterUnavailableError
 from loramux.logger import get_logger
 from loramux.lora.disk_cache.byte_size import read_byte_size
+from loramux.lora.disk_cache.cached_checkpoint import CachedCheckpoint
 from loramux.lora.disk_cache.directory import CacheDirectory, HeldEntry
+from loramux.lora.disk_cache.disk_full import DISK_FULL, is_disk_full
 from loramux.lora.disk_cache.entry import seal
 from loramux.lora.hub.ledger import HubLedger
 from loramux.lora.source import AdapterSource, FetchProgress
@@ -27,31 +26,6 @@ log = get_logger(__name__)
 
 DEFAULT_MAX_BYTES = 10 * 2**30
 POLL_SECONDS = 0.05
-
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-
-
-class CachedCheckpoint:
-    """A directory with a checkpoint; it stays as it is until this is closed.
-
-    Use it as a context manager, and read the files inside of it.
-    """
-
-    def __init__(self, directory: Path, close: Callable[[], None] = lambda: None) -> None:
-        self.directory = directory
-        self.close = close
-        """Let the cache evict it; may be called again."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class DiskCache:
@@ -132,7 +106,7 @@ class DiskCache:
         try:
             return self._obtain(source, progress)
         except (OSError, AdapterUnavailableError) as error:
-            if error is progress.raised or not _is_disk_full(error):
+            if error is progress.raised or not is_disk_full(error):
                 raise
             if not (self._make_room(self.max_bytes) | self._hub.clear()):
                 raise
@@ -224,7 +198,7 @@ class DiskCache:
 
     def _failure(self, error: OSError, source: AdapterSource) -> AdapterUnavailableError:
         place = f"the adapter cache {self.directory}"
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             return AdapterUnavailableError(
                 f"{source.uri} cannot be stored, because the disk of {place} is full; free space "
                 "on it, or set LORAMUX_ADAPTER_CACHE_DIR to a directory on a larger one.",
@@ -256,15 +230,6 @@ class _WatchedProgress:
         except BaseException as error:
             self.raised = error
             raise
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk is what led to an error."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _default_directory() -> Path:

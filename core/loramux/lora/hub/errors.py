@@ -30,9 +30,9 @@ from loramux.errors import (
     AdapterRefusedError,
     AdapterUnavailableError,
 )
+from loramux.lora.disk_cache.disk_full import DISK_FULL, causes
 from loramux.lora.fetch.shared_work import Abandoned
 
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _REASONS: dict[type[AdapterError], str] = {
     AdapterNotFoundError: "there is none at its address on the Hugging Face Hub.",
@@ -68,7 +68,7 @@ def hub_errors(repo_id: str, what: str) -> Iterator[None]:
 
 
 def _translated(error: Exception, repo_id: str, what: str) -> AdapterError:
-    chain = list(_causes(error))
+    chain = list(causes(error))
     for cause in chain:
         if isinstance(cause, HfHubHTTPError):
             return _answered(cause, repo_id, what)
@@ -92,7 +92,7 @@ def _translated(error: Exception, repo_id: str, what: str) -> AdapterError:
 def _is_local(error: OSError) -> bool:
     """Whether it is the disk's; a connection that is not permitted names no file."""
     is_file = error.filename is not None and error.errno in _NOT_WRITABLE
-    return is_file or error.errno in _DISK_FULL
+    return is_file or error.errno in DISK_FULL
 
 
 def _answered(error: HfHubHTTPError, repo_id: str, what: str) -> AdapterError:
@@ -118,14 +118,6 @@ def _answered(error: HfHubHTTPError, repo_id: str, what: str) -> AdapterError:
         f"{_hub()} answers with status {status} when asked for {what} of {repo_id}; "
         "try again later."
     )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what led to it, outermost first."""
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__ or current.__context__
 
 
 def _hub() -> str:
