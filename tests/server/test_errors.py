@@ -207,6 +207,21 @@ def test_fields_that_change_nothing_are_let_through(server: RunningServer) -> No
     assert post(server, body, "/v1/chat/completions").status_code == 200
 
 
+def test_more_log_probabilities_than_a_server_can_hold(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loramux.server.completions.request.MAX_SCORES", 24)
+    for fields, param in (
+        ({"prompt_logprobs": 3}, "prompt_logprobs"),
+        ({"logprobs": 3, "echo": True}, "logprobs"),
+    ):
+        body = {"prompt": ["abcd", "ef"], "max_tokens": 1, **fields}
+        assert post(server, body).status_code == 200
+        refused = post(server, {**body, "prompt": ["abcd", "efg"]})
+        says = "7 tokens, and 4 log probabilities of each are more than the 24"
+        assert check_error(refused, 400, "BadRequestError", says)["param"] == param
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

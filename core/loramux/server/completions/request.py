@@ -19,6 +19,9 @@ from loramux.server.http.json_types import WHOLE, Integer
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for completions."""
 
+MAX_SCORES = 4_000_000
+"""Log probabilities of prompt tokens in one answer; each takes 200 bytes until it is sent."""
+
 
 class CompletionRequest(SamplingFields):
     """OpenAI's fields and vLLM's extra ones."""
@@ -42,22 +45,37 @@ class CompletionRequest(SamplingFields):
         since checking it takes milliseconds where it holds a schema, and prompts may be a thousand.
 
         Raises:
+            ApiError: more log probabilities are asked for than a server can hold.
             InvalidRequestError: a value is out of range.
         """
+        self._check_scores(sum(prompt_lengths))
         tokens = [self._tokens_to_generate(max_model_len - length) for length in prompt_lengths]
         params = {max_tokens: self._params(max_tokens, defaults) for max_tokens in set(tokens)}
         return [params[max_tokens] for max_tokens in tokens]
 
     def _params(self, max_tokens: int, defaults: Mapping[str, Any]) -> SamplingParams:
-        prompt_logprobs = self.prompt_logprobs
-        if self.echo and self.logprobs is not None:
-            prompt_logprobs = max(self.logprobs, prompt_logprobs or 0)
         return self.sampling_params(
             defaults,
             max_tokens=max_tokens,
             logprobs=self.logprobs,
-            prompt_logprobs=prompt_logprobs,
+            prompt_logprobs=self._scores,
         )
+
+    @property
+    def _scores(self) -> int | None:
+        """Most likely tokens wanted at each token of a prompt; ``echo`` wants them there, too."""
+        if self.echo and self.logprobs is not None:
+            return max(self.logprobs, self.prompt_logprobs or 0)
+        return self.prompt_logprobs
+
+    def _check_scores(self, num_tokens: int) -> None:
+        if self._scores is not None and num_tokens * (self._scores + 1) > MAX_SCORES:
+            raise bad_request(
+                f"The prompts have {num_tokens} tokens, and {self._scores + 1} log probabilities "
+                f"of each are more than the {MAX_SCORES} that one request may ask for; send "
+                "several requests, or ask for fewer.",
+                "prompt_logprobs" if self.prompt_logprobs is not None else "logprobs",
+            )
 
     def _tokens_to_generate(self, room: int) -> int:
         if self.max_tokens is None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from loramux.outputs import PooledOutput, RequestOutput
-from loramux.server.http.events import as_json
+from loramux.server.http.events import json_with_list
 
 
 class EmbeddingUsage(BaseModel):
@@ -43,22 +43,16 @@ def answer_json(
 ) -> bytes:
     """The body of the answer, an ``EmbeddingList``.
 
-    Each embedding is written by itself: ``json`` keeps the interpreter from every other thread
-    until it is done, seconds for a thousand of them.
-
     Args:
         head: its ``id``, ``created`` and ``model``.
     """
     tokens = sum(len(output.prompt_token_ids) for output in outputs)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    before = as_json({**head, "object": "list", "usage": usage}).removesuffix("}")
-    data = [
-        as_json(
-            {"object": "embedding", "index": index, "embedding": _encoded(output, encoding_format)}
-        )
+    data = (
+        {"object": "embedding", "index": index, "embedding": _encoded(output, encoding_format)}
         for index, output in enumerate(outputs)
-    ]
-    return f'{before},"data":[{",".join(data)}]}}'.encode()
+    )
+    return json_with_list({**head, "object": "list", "usage": usage}, "data", data)
 
 
 def _encoded(output: RequestOutput, encoding_format: str) -> list[float] | str:

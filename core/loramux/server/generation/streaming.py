@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from loramux.server.generation.outputs_stream import PromptOutput, StartedStream
 from loramux.server.generation.run import Generation
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.errors import as_api_error, unexpected_error
-from loramux.server.http.events import DONE, EventStreamResponse, event
+from loramux.server.http.events import DONE, EventStreamResponse, event, json_with_list
 from loramux.server.metrics.generation_watch import GenerationWatch
 from loramux.server.metrics.record import record_of
 from loramux.server.state import ServerState
@@ -51,7 +52,22 @@ async def answer_whole(
     """
     outputs = await collect(request, server, generation)
     headers = generation.model.headers_for(outputs[0].adapter_digest)
-    return JSONResponse(answer.whole(outputs), headers=headers)
+    if not any(map(_has_logprobs, outputs)):
+        return JSONResponse(answer.whole(outputs), headers=headers)
+    # On a thread: of some long prompts they are a million numbers to write.
+    body = await asyncio.to_thread(_written, answer, outputs)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+def _has_logprobs(output: RequestOutput) -> bool:
+    has_some = any(completion.logprobs for completion in output.outputs)
+    return has_some or output.prompt_logprobs is not None
+
+
+def _written(answer: WholeAnswer, outputs: Sequence[RequestOutput]) -> bytes:
+    whole = dict(answer.whole(outputs))
+    choices = whole.pop("choices")
+    return json_with_list(whole, "choices", choices)
 
 
 async def collect(
