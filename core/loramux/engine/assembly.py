@@ -25,6 +25,7 @@ from loramux.lora.size_limit import max_adapter_bytes
 from loramux.lora.weights import AdapterWeights
 from loramux.models.loader import (
     LoadedModel,
+    base_names,
     load_config,
     load_model,
     load_tokenizer,
@@ -132,7 +133,7 @@ def _assemble_lora(
 
 def _read_with(reader: AdapterReader, args: EngineArgs, loaded: LoadedModel) -> ReadCheckpoint:
     max_bytes = max_adapter_bytes()
-    ours = {args.model, loaded.config.name_or_path, *args.served_names} - {""}
+    ours = base_names(args, loaded.config)
 
     def read(source: LocalCheckpoint) -> AdapterWeights:
         declared = source.base_model_name

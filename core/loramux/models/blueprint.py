@@ -18,7 +18,7 @@ from loramux.lora.checkpoint.untrusted import shown
 from loramux.lora.site import LoRASite
 from loramux.lora.weights import AdapterWeights
 from loramux.models.backbone import Backbone
-from loramux.models.loader import load_config
+from loramux.models.loader import base_names, load_config
 from loramux.models.sites import find_sites
 
 
@@ -46,27 +46,24 @@ class Blueprint:
                 config, trust_remote_code=args.trust_remote_code
             )
         module = Backbone(model) if pools else model
-        names = frozenset({args.model, config.name_or_path, *args.served_names}) - {""}
-        return cls(args, module, find_sites(module), names)
+        return cls(args, module, find_sites(module), base_names(args, config))
 
-    def verify(self, path: Path, base_model_name: str | None = None) -> AdapterWeights:
+    def verify(self, path: Path) -> AdapterWeights:
         """Read an adapter as an engine with these arguments would.
 
         Args:
             path: directory of the checkpoint.
-            base_model_name: the base model that the adapter is declared for, if it is.
 
         Raises:
             AdapterRefusedError: if the engine would refuse it, or if only the model's weights can
                 tell whether it would.
             AdapterUnavailableError: if the storage fails.
         """
-        checks_name = self.args.verify_lora_base and base_model_name not in self.names
         return read_adapter(
             path,
             self.sites,
             max_rank=self.args.max_lora_rank,
-            base_names=self.names if checks_name else None,
+            base_names=self.names if self.args.verify_lora_base else None,
             base_parameter=self._weight,
         )
 

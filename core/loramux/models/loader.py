@@ -92,6 +92,11 @@ def load_config(args: EngineArgs) -> Config:
     return config
 
 
+def base_names(args: EngineArgs, config: Config) -> frozenset[str]:
+    """What adapters may call the model that they were trained on."""
+    return frozenset({args.model, config.name_or_path, *args.served_names}) - {""}
+
+
 def load_tokenizer(args: EngineArgs) -> Tokenizer | None:
     """The model's tokenizer, None with ``skip_tokenizer_init``."""
     if args.skip_tokenizer_init:
