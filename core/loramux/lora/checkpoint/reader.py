@@ -76,6 +76,7 @@ def _weights(
     base_parameter: BaseParameter | None,
     allocate: Allocate,
 ) -> AdapterWeights:
+    """What an open file holds, checked against the configuration and the base model's layers."""
     # What Python works out about names and shapes takes as long as other threads read.
     with file.reading(allocate) as tensors:
         written = as_written(sites, file.entries)
