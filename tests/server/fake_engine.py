@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -229,4 +230,4 @@ class _State:
 
 
 def digest_of(request: LoRARequest) -> str:
-    return hashlib.sha256(request.path.encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(request.path)).hexdigest()

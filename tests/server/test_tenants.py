@@ -59,12 +59,14 @@ class Everything(LoRAResolver):
 
     def __init__(self) -> None:
         self.questions: list[tuple[str | None, str]] = []
+        self.root = "/of"
 
     async def resolve_lora(
         self, base_model_name: str, lora_name: str, context: ResolveContext | None = None
     ) -> LoRARequest | None:
         self.questions.append((context and context.caller, lora_name))
-        return None if "absent" in lora_name else LoRARequest(lora_name, 1, f"/of/{lora_name}")
+        path = f"{self.root}/{lora_name}"
+        return None if "absent" in lora_name else LoRARequest(lora_name, 1, path)
 
 
 @pytest.fixture(scope="module")
@@ -400,6 +402,23 @@ def test_where_an_adapter_lies_is_told_to_operators(server: RunningServer) -> No
     place = "/of/team-a/placed"
     assert shown("sk-aaa") == ("base", "base", "team-a/placed", None, None)
     assert shown("sk-ops") == shown("sk-ops-a") == (MODEL, "base", place, place, place)
+
+
+def test_a_place_whose_name_is_no_text(server: RunningServer, resolver: Everything) -> None:
+    """As names of files may be."""
+    resolver.root = "/of-\udcff"
+    try:
+        assert complete(server, "sk-ops", "odd").status_code == 200
+        broken = "/of-\udcff/odd-too"
+        server.engine.load_failures[broken] = AdapterRefusedError.at(broken, "it is empty.")
+        refused = complete(server, "sk-ops", "odd-too")
+    finally:
+        resolver.root = "/of"
+    rows = ask(server, "sk-ops", "GET", "/v1/adapters").json()["data"]
+    cards = ask(server, "sk-ops", "GET", "/v1/models").json()["data"]
+    assert [row["path"] for row in rows if row["name"] == "odd"] == ["/of-?/odd"]
+    assert [card["root"] for card in cards if card["id"] == "odd"] == ["/of-?/odd"]
+    assert refused.json()["error"]["message"] == "/of-?/odd-too: it is empty."
 
 
 def test_the_same_bytes_under_another_name_give_nobody_away(

@@ -12,6 +12,7 @@ from loramux.server.access.caller import Caller, access_of
 from loramux.server.adapters.described import ModelCard, ModelList
 from loramux.server.adapters.places import path_for
 from loramux.server.http.documented import answers
+from loramux.server.printable import printable
 from loramux.server.state import Server, ServerState
 
 router = APIRouter()
@@ -40,7 +41,7 @@ async def get_model(request: Request, server: Server, name: str) -> JSONResponse
 
 
 def _base_card(server: ServerState, caller: Caller, name: str) -> dict[str, Any]:
-    root = server.engine.args.model if caller.is_admin else server.base_names[0]
+    root = printable(server.engine.args.model) if caller.is_admin else server.base_names[0]
     return _card(server, name, root, None)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.server.access.caller import Caller
 from loramux.server.engine_protocol import AdapterInfo
+from loramux.server.printable import printable
 
 
 def path_for(caller: Caller, entry: CatalogEntry) -> str | None:
     """The adapter's path, as a resolver or an operator gave it."""
-    return entry.lora_request.path if caller.is_admin else None
+    return printable(entry.lora_request.path) if caller.is_admin else None
 
 
 def source_for(caller: Caller, entry: CatalogEntry, info: AdapterInfo | None) -> str | None:
@@ -21,7 +22,7 @@ def source_for(caller: Caller, entry: CatalogEntry, info: AdapterInfo | None) ->
         return None
     source = entry.lora_request.source
     if source is not None:
-        return f"{source.uri}@{source.revision}"
+        return printable(f"{source.uri}@{source.revision}")
     return place_for(caller, entry, info)
 
 
@@ -32,5 +33,5 @@ def place_for(caller: Caller, entry: CatalogEntry | None, info: AdapterInfo | No
     last, perhaps under somebody else's name.
     """
     if info is not None and caller.is_admin and caller.adapters is None:
-        return info.path
+        return printable(info.path)
     return None if entry is None else path_for(caller, entry)

@@ -14,6 +14,7 @@ from loramux.server.dashboard.activity import Activity
 from loramux.server.dashboard.load_log import Load, LoadLog
 from loramux.server.dashboard.token_gaps import GapFigures
 from loramux.server.engine_protocol import AdapterInfo
+from loramux.server.printable import printable
 from loramux.server.state import ServerState
 
 MAX_ROWS = 500
@@ -149,6 +150,4 @@ def _figures(figures: GapFigures) -> dict[str, Any]:
 
 
 def _text(text: str) -> str:
-    """Text that has a UTF-8 form, which file names need not have, and a length."""
-    shown = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
-    return shown.encode("utf-8", "replace").decode()
+    return printable(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…")

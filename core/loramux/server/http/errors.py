@@ -24,6 +24,7 @@ from loramux.errors import (
 from loramux.server.access.caller import access_of
 from loramux.server.access.rules import RUNTIME_UPDATES_VARIABLE
 from loramux.server.metrics.record import record_of
+from loramux.server.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         """The error object of the OpenAI API."""
         error = {
-            "message": self.message,
+            "message": printable(self.message),
             "type": self.kind,
             "param": self.param,
             "code": self.status,

@@ -13,6 +13,7 @@ from prometheus_client.core import (
 )
 
 from loramux.observability.distribution import Distribution
+from loramux.server.printable import printable
 
 PREFIX = "loramux:"
 """Before every name; what follows is vLLM's name where vLLM has the same figure."""
@@ -68,8 +69,3 @@ def histogram(name: str, text: str, distribution: Distribution) -> Metric:
 def by_label(values: Mapping[Label, float]) -> Samples:
     """Samples of a family with one label."""
     return [((label,), value) for label, value in values.items()]
-
-
-def printable(text: str) -> str:
-    """Text that has a UTF-8 form, which names on a command line need not have."""
-    return text.encode("utf-8", "replace").decode()
