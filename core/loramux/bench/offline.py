@@ -61,4 +61,5 @@ def engine_arguments(settings: Settings, shape: ModelShape, num_requests: int) -
 
 
 def cache_bytes_per_token(shape: ModelShape) -> int:
+    """What the keys and values of one token take, of all layers together."""
     return shape.num_cached_per_token * compute_dtype().itemsize

@@ -30,6 +30,7 @@ class Workload:
     def random(
         cls, num_requests: int, input_len: int, output_len: int, vocab_size: int, seed: int = 0
     ) -> Workload:
+        """Prompts of any tokens but the three that may be special; a seed makes the same again."""
         generator = torch.Generator().manual_seed(seed)
         shape = (num_requests, input_len)
         prompts = torch.randint(3, vocab_size, shape, generator=generator).tolist()
@@ -37,6 +38,7 @@ class Workload:
 
     @property
     def num_output_tokens(self) -> int:
+        """Of all requests together."""
         return len(self.prompts) * self.output_len
 
     @property
@@ -46,6 +48,7 @@ class Workload:
 
     @property
     def sampling_params(self) -> SamplingParams:
+        """The same for each request."""
         return SamplingParams(temperature=0, max_tokens=self.output_len, ignore_eos=True)
 
     def run(self, llm: LLM, adapters: Adapters) -> list[RequestOutput]:
@@ -62,4 +65,5 @@ class Workload:
 
 
 def adapter_requests(directories: Sequence[Path]) -> list[LoRARequest]:
+    """One for each checkpoint, under the name of its directory."""
     return [LoRARequest(d.name, i, str(d)) for i, d in enumerate(directories, start=1)]

@@ -33,4 +33,5 @@ async def health(server: Server) -> Response:
 
 @router.get("/version", **answers(Version))
 async def version() -> JSONResponse:
+    """The version of loramux that runs."""
     return JSONResponse({"version": __version__})

@@ -93,6 +93,7 @@ class ServerState:
 
 
 def state_of(request: Request) -> ServerState:
+    """The state of the server that a request came to."""
     return cast(ServerState, request.app.state.server)
 
 

@@ -52,6 +52,7 @@ class Caller:
 
     @property
     def is_admin(self) -> bool:
+        """Whether it may do what is for operators."""
         return self.role is Role.ADMIN
 
     def may_use(self, adapter_name: str) -> bool:

@@ -47,6 +47,7 @@ class _PlainAnswer:
     """The texts of all completions in one list."""
 
     def whole(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
+        """See ``WholeAnswer``."""
         usage = Usage()
         for index, output in enumerate(outputs):
             usage.add(PromptOutput(index, output))

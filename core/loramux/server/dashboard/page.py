@@ -40,9 +40,11 @@ class PageFile:
 
     @property
     def etag(self) -> str:
+        """Another one for other content."""
         return f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
 
     def response(self, known_etag: str | None) -> Response:
+        """304 to who has it already, by the entity tag that was sent along."""
         headers = {**HEADERS, "etag": self.etag}
         if known_etag == self.etag:
             return Response(status_code=304, headers=headers)

@@ -74,6 +74,7 @@ class StartedStream:
             raise
 
     async def aclose(self) -> None:
+        """Free what the engine still has of it."""
         await self.rest.aclose()
 
 

@@ -89,6 +89,7 @@ class TokenizerThreads:
             ) from error
 
     def close(self) -> None:
+        """End the threads; what waits for one is cancelled."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -53,6 +53,7 @@ class ConnectionOptions:
 
     @property
     def scheme(self) -> str:
+        """What a URL of this server begins with."""
         return "http" if self.ssl_certfile is None else "https"
 
     def uvicorn_settings(self) -> dict[str, Any]:

@@ -53,10 +53,12 @@ class ApiError(Exception):
         return {"error": error}
 
     def response(self) -> JSONResponse:
+        """The answer as it is sent."""
         return JSONResponse(self.body(), self.status, dict(self.headers))
 
 
 def bad_request(message: str, param: str | None = None) -> ApiError:
+    """400, and the field that is wrong."""
     return ApiError(400, "BadRequestError", message, param)
 
 

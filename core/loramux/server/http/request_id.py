@@ -21,6 +21,7 @@ _SANE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def request_id_of(request: Request) -> str:
+    """What ``RequestIdMiddleware`` has given it."""
     request_id: str = request.scope["loramux.request_id"]
     return request_id
 

@@ -19,6 +19,7 @@ class Function(BaseModel):
 
     @property
     def schema_of_arguments(self) -> dict[str, Any]:
+        """``parameters``, or the schema of a call without any."""
         return self.parameters or {"type": "object", "properties": {}}
 
 
