@@ -17,7 +17,7 @@ def test_the_log_tells_how_long_each_part_took(world, caplog):
         make_engine(world.model).shutdown()
     (line,) = [each.message for each in caplog.records if each.name == "loramux.engine.start"]
     assert re.findall(r"[:,] ([a-z ]+) \d+\.\d s", line) == [
-        "processes started", "modules imported", "configuration and tokenizer", "model",
+        "device and processes", "modules imported", "configuration and tokenizer", "model",
         "room for adapters", "cache and graphs",
     ]  # fmt: skip
 

@@ -65,7 +65,7 @@ def start_engine(args: EngineArgs) -> EngineParts:
     phases = Phases()
     with ExitStack() as on_failure:
         head_start = HeadStart.begin(args, on_failure)
-        phases.end("processes started")
+        phases.end("device and processes")
         # Importing transformers takes a core for seconds; what was begun needs others.
         with importing():
             from loramux.engine.assembly import assemble
