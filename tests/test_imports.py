@@ -6,6 +6,7 @@ import gc
 
 import pytest
 
+import loramux
 from loramux.imports import importing
 
 
@@ -48,3 +49,10 @@ def test_where_something_is_frozen_what_is_imported_is_too():
     with importing():
         made = [[n] for n in range(1000)]
     assert gc.get_freeze_count() >= frozen + len(made)
+
+
+def test_public_names_are_imported_once(monkeypatch):
+    monkeypatch.delitem(vars(loramux), "SamplingParams", raising=False)
+    first = loramux.SamplingParams
+    monkeypatch.setattr(loramux, "__getattr__", None)
+    assert loramux.SamplingParams is first

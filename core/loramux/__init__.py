@@ -67,7 +67,9 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'loramux' has no attribute {name!r}")
     with importing():
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value  # from now on it is found without this function
+    return value
 
 
 def __dir__() -> list[str]:
