@@ -79,7 +79,8 @@ class RequestFactory:
         for token_id in params.logit_bias or {}:
             if token_id >= vocab_size:
                 raise InvalidRequestError(
-                    f"logit_bias names token {token_id}, outside the vocabulary of {vocab_size}.",
+                    f"logit_bias names token {token_id}, outside the vocabulary of {vocab_size}; "
+                    "name ids of this model's tokens.",
                     "logit_bias",
                 )
         if params.stop and self.prompts.tokenizer is None:

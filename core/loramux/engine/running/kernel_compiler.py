@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 PROCESS = "loramux_kernels.ahead.compiler"
+
 MAX_SECONDS = 120.0
+"""On 16 cores all take as long as the slowest one, 4 s; what takes this long will not end."""
+
 ONE_BY_ONE = "kernels are compiled one by one, since compiling them at once failed: %s"
 
 

@@ -95,7 +95,7 @@ class GrammarCompiler:
         if self._tokenizer is None or not self._ending:
             raise InvalidRequestError(
                 "Structured outputs need a tokenizer with an end-of-sequence token, and this "
-                "model has none.",
+                "model has none; leave them out.",
                 PARAM,
             )
 

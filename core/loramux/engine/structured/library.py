@@ -62,7 +62,9 @@ def load_vocabulary(tokenizer: Any, vocab_size: int, ending: Iterable[int]) -> L
         )
     except ValueError as error:
         raise InvalidRequestError(
-            f"Structured outputs do not work with this model's tokenizer: {error}.", PARAM
+            f"Structured outputs do not work with this model's tokenizer ({error}); "
+            "leave them out.",
+            PARAM,
         ) from error
 
 
@@ -109,7 +111,9 @@ def _json_options(wanted: StructuredOutputsParams) -> Any:
 
 
 def _refused(reason: str) -> InvalidRequestError:
-    return InvalidRequestError(f"The structured output is refused: {first_line(reason)}.", PARAM)
+    return InvalidRequestError(
+        f"The structured output is refused: {first_line(reason)}; correct its form.", PARAM
+    )
 
 
 def first_line(reason: str) -> str:
