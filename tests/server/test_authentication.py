@@ -131,3 +131,29 @@ def test_a_page_of_another_site_changes_nothing_where_no_key_is_needed(site: str
             "/generate", json={"prompt": "a"}, headers={"sec-fetch-site": "same-origin"}
         )
         assert own.status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://elsewhere.example", "null"])
+def test_a_page_of_another_site_is_told_by_its_origin_too(origin: str) -> None:
+    """Browsers send sec-fetch-site only to encrypted servers and to those of their own machine."""
+    state = state_around(FakeEngine(), PrivateResolver())
+    with running(state) as server, server.http() as page:
+        body = {"prompt": "a"}
+        assert page.post("/generate", json=body, headers={"origin": origin}).status_code == 403
+        own = {"origin": server.url}
+        assert page.post("/generate", json=body, headers=own).status_code == 200
+
+
+def test_a_site_whose_name_leads_to_this_machine_is_nobody_here() -> None:
+    """To a browser such a page is the server's own: it could read every answer."""
+    state = state_around(FakeEngine(), PrivateResolver(), is_local=True)
+    with running(state) as server, server.http() as client:
+
+        def status(host: str, path: str = "/v1/models") -> int:
+            return client.get(path, headers={"host": host}).status_code
+
+        for name in ("rebound.example:8000", "localhost.example", "127.0.0.1.example", "", "[::1"):
+            assert status(name) == 403
+        for name in ("localhost", "LOCALHOST:80", "demo.localhost", "127.0.0.1:8000", "[::1]:8000"):
+            assert status(name) == 200
+        assert status("probe.example", "/health") == 200

@@ -77,6 +77,7 @@ def build_app(server: ServerState) -> Application:
         keyring=server.keyring,
         quotas=server.quotas,
         open_paths=OPEN_PATHS | ({"/metrics"} if server.metrics_without_key else set()),
+        is_local=server.is_local,
     )
     if server.activity is not None:
         app.add_middleware(PageMiddleware)

@@ -107,6 +107,7 @@ def _locks(
         "addresses": AddressedAdapters(args.model, resolvers),
         "share_prefix_cache": options.share_prefix_cache,
         "connections": options.connections,
+        "is_local": options.is_local,
     }
 
 

@@ -39,6 +39,7 @@ class ServerState:
         share_prefix_cache: whether callers may profit from prompts that others sent; how long
             a request takes then tells what they were.
         connections: what is asked of every connection.
+        is_local: whether the server listens to its own machine alone.
         chat_template: used instead of the model's own.
         tools: how calls of tools are read from the model's text.
         allow_runtime_updates: whether clients may load and unload adapters.
@@ -58,6 +59,7 @@ class ServerState:
     addresses: AddressedAdapters | None = None
     share_prefix_cache: bool = False
     connections: ConnectionOptions = field(default_factory=ConnectionOptions)
+    is_local: bool = False
     chat_template: str | None = None
     tools: ToolOptions = field(default_factory=ToolOptions)
     allow_runtime_updates: bool = False

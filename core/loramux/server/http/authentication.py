@@ -8,13 +8,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loramux.server.access.caller import SCOPE_KEY
-from loramux.server.access.keyring import Keyring, fingerprint
+from loramux.server.access.keyring import Keyring
 from loramux.server.access.quotas import Quotas
 from loramux.server.access.roles import no_admin
 from loramux.server.access.rules import OPEN_PATHS, needs_admin
 from loramux.server.http.errors import ApiError
-
-__all__ = ["AuthenticationMiddleware", "fingerprint"]
+from loramux.server.http.foreign_pages import check_site
 
 
 class AuthenticationMiddleware:
@@ -32,9 +31,11 @@ class AuthenticationMiddleware:
         keyring: Keyring,
         quotas: Quotas,
         open_paths: Collection[str] = OPEN_PATHS,
+        is_local: bool = False,
     ) -> None:
         self._app = app
         self._open_paths = open_paths
+        self._is_local = is_local
         self._keyring = keyring
         self._quotas = quotas
 
@@ -51,9 +52,11 @@ class AuthenticationMiddleware:
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
+        if scope["path"] in self._open_paths:
+            return
         if self._keyring.is_open:
-            _check_site(scope)
-        elif scope["path"] not in self._open_paths:
+            check_site(scope, is_local=self._is_local)
+        else:
             self._admit(scope)
 
     def _admit(self, scope: Scope) -> None:
@@ -69,24 +72,6 @@ class AuthenticationMiddleware:
             raise no_admin()
         if not scope["path"].isprintable():
             raise _no_route()  # a router may read it as another one: "/metrics\n" as "/metrics"
-
-
-def _check_site(scope: Scope) -> None:
-    """Without keys whoever is on this machine may do everything, and so might a page from anywhere
-    that is open in a browser here; what only reads is kept from it by the browser itself.
-
-    Raises:
-        ApiError: 403 where the browser says that the request is such a page's.
-    """
-    if scope.get("method") in ("GET", "HEAD"):
-        return
-    if Headers(scope=scope).get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        raise ApiError(
-            403,
-            "PermissionDeniedError",
-            "This server has no keys and takes nothing from pages of other sites; start it with "
-            "--api-key, or send this from a program.",
-        )
 
 
 def _no_key() -> ApiError:
