@@ -72,8 +72,10 @@ def serving() -> Iterator[str]:
         ],
         env={
             **os.environ,
-            "PLUGINS": "lora_filesystem_resolver",
+            "LORAMUX_PLUGINS": "lora_filesystem_resolver",
             "LORAMUX_LOG_FORMAT": "text",
+            "LORAMUX_API_KEY": "",
+            "LORAMUX_API_KEYS_FILE": "",
             "LORAMUX_LORA_RESOLVER_CACHE_DIR": str(DEMO / "adapters"),
         },
         stdout=subprocess.PIPE,

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from loramux.cli import engine_arguments, serve
+from loramux.cli import engine_arguments
+from loramux.cli.serve_locks import API_KEY_VARIABLE
 from loramux.engine.args import EngineArgs
 from loramux.lora.resolve.catalog import AdapterModule
 from loramux.server import launch
@@ -58,7 +59,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[EngineArgs, ServeOpti
     """What ``loramux serve`` would start."""
     calls: list[tuple[EngineArgs, ServeOptions]] = []
     monkeypatch.setattr(launch, "serve", lambda *call: calls.append(call))
-    monkeypatch.delenv(serve.API_KEY_VARIABLE, raising=False)
+    monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
     return calls
 
 
@@ -106,7 +107,7 @@ def test_lora_path_takes_the_served_name_and_leaves_the_base_its_own(started: An
 
 
 def test_an_api_key_from_the_environment(started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(serve.API_KEY_VARIABLE, "secret")
+    monkeypatch.setenv(API_KEY_VARIABLE, "secret")
     start("m")
     start("m", "--api-key", "other")
     assert [options.api_keys for _, options in started] == [("secret",), ("other",)]

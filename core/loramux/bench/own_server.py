@@ -70,10 +70,10 @@ def _flags(engine_args: Mapping[str, Any]) -> list[str]:
 
 def _environment(adapters: Path) -> dict[str, str]:
     """Ours without what would make the server ask for keys, and with the one resolver."""
-    keys = ("LORAMUX_API_KEY", "LORAMUX_API_KEYS_FILE")
-    kept = {name: value for name, value in os.environ.items() if name not in keys}
     return {
-        **kept,
+        **os.environ,
+        "LORAMUX_API_KEY": "",
+        "LORAMUX_API_KEYS_FILE": "",
         "LORAMUX_PLUGINS": "lora_filesystem_resolver",
         "LORAMUX_LORA_RESOLVER_CACHE_DIR": str(adapters),
         "LORAMUX_LOG_FORMAT": "text",  # the line that says it is ready is looked for below

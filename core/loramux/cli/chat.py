@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from loramux import env
 from loramux.cli import COMMANDS
 from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
+from loramux.cli.serve_locks import API_KEY_VARIABLE
 from loramux.errors import InvalidRequestError, LoramuxError
 from loramux.lora.checkpoint.untrusted import shown
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 COMMAND_HINT = "/new begins anew, /exit or Ctrl-D ends, Ctrl-C stops an answer"
 WELCOME = f"Say something. {COMMAND_HINT}."
-API_KEY_VARIABLE = "LORAMUX_API_KEY"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -121,7 +121,7 @@ def _choices(arguments: argparse.Namespace) -> dict[str, Any]:
 def _remote(arguments: argparse.Namespace) -> Partner:
     from loramux.cli.chat_partners import RemotePartner
 
-    key = arguments.api_key or os.environ.get(API_KEY_VARIABLE, "").strip() or None
+    key = arguments.api_key or env.read_text(API_KEY_VARIABLE)
     model = arguments.lora or arguments.model_tag or arguments.model
     return RemotePartner(arguments.url, key, model, _choices(arguments))
 

@@ -11,7 +11,6 @@ from loramux.cli import COMMANDS
 from loramux.cli.config_file import add_config_argument
 from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
 from loramux.cli.serve_locks import (
-    API_KEY_VARIABLE,
     access_options,
     add_access_arguments,
     add_connection_arguments,
@@ -25,8 +24,6 @@ from loramux.cli.serve_watching import (
 )
 from loramux.errors import InvalidRequestError
 from loramux.lora.resolve.catalog import AdapterModule
-
-__all__ = ["API_KEY_VARIABLE", "add_parser", "run"]
 
 
 def add_parser(subparsers: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def add_connection_arguments(group: Any) -> None:
 
 def access_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Who may do what, as keyword arguments of ``ServeOptions``."""
-    from_environment = os.environ.get(API_KEY_VARIABLE, "").strip()
+    from_environment = env.read_text(API_KEY_VARIABLE)
     keys_file = env.read_text(API_KEYS_FILE_VARIABLE)
     return {
         "api_keys": tuple(arguments.api_key or ([from_environment] if from_environment else [])),
