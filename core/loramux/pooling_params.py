@@ -103,6 +103,7 @@ POOLS = (
     "The model does not generate text: it makes embeddings; ask /v1/embeddings (in Python "
     "LLM.embed), or a server that was started with --runner generate."
 )
+"""What is said to who wants text of an engine that makes embeddings."""
 
 
 def _pooling_type(value: Any) -> PoolingType:

@@ -86,7 +86,7 @@ def shape_of(site: LoRASite) -> tuple[int, int]:
 
 
 def adapter_of(digest: str) -> Adapter:
-    return Adapter(digest, LocalCheckpoint(Path(digest), SourceRevision(())), 0, 0)
+    return Adapter(digest, LocalCheckpoint(Path(digest), SourceRevision(())), 0, 0, 0)
 
 
 def check(resident: ResidentAdapter, weights: AdapterWeights) -> None:

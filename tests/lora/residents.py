@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 def make_adapter(digest: str, rank: int = 4) -> Adapter:
     source = LocalCheckpoint(Path("/adapters") / digest, SourceRevision(()))
-    return Adapter(digest, source, rank, num_bytes=0)
+    return Adapter(digest, source, rank, num_bytes=0, num_elements=0)
 
 
 def make_resident(digest: str, ranks: dict[str, int]) -> ResidentAdapter:

@@ -20,7 +20,8 @@ class Adapter:
     max_rank: int
     num_bytes: int
     """On the host, in the dtype it was saved in."""
-    num_elements: int = 0
+    num_elements: int
+    """Of all its matrices, whatever dtype the device holds them in."""
     load_seconds: dict[str, float] = field(default_factory=dict)
     """Seconds each stage took when it was last made ready: ``fetch``, ``read``, ``place``."""
     is_fresh: bool = True
