@@ -1,4 +1,4 @@
-"""Heads of requests that never end, wherever on a connection they begin."""
+"""Heads of requests that never end, wherever on a connection they begin, and ends that do not."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ def refused_head(length: int) -> bytes:
 def send_without_end(connection: socket.socket) -> None:
     connection.sendall(b"GET /")
     time.sleep(0.05)
+    send_much(connection, b"x" * 8)
+
+
+def send_much(connection: socket.socket, piece: bytes) -> None:
     for _ in range(64):  # 16 MiB, far more than the kernel's buffers take
-        connection.sendall(b"x" * 2**18)
+        connection.sendall(piece * 2**15)
 
 
 def test_behind_a_body_that_came_after_its_answer(server: RunningServer) -> None:
@@ -63,3 +67,26 @@ def test_a_long_body_that_nobody_waits_for_is_no_head(server: RunningServer) -> 
         time.sleep(0.05)
         connection.sendall(b"lth HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         assert answer(connection).startswith(b"HTTP/1.1 200")
+
+
+CHUNKED = HEAD.replace(b"content-length: %d" % len(BODY), b"transfer-encoding: chunked")
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"), [(b"0\r\n", b"x: yyy\r\n"), (b"0\r\nx: ", b"y" * 8), (b"1;", b"y" * 8)]
+)
+def test_around_a_body_that_is_awaited(server: RunningServer, begin: bytes, more: bytes) -> None:
+    with connect(server) as connection:
+        connection.sendall(CHUNKED + b"1\r\n{\r\n" + begin)
+        time.sleep(0.05)
+        with pytest.raises(ConnectionError):
+            send_much(connection, more)
+
+
+def test_what_comes_behind_a_body_is_no_header(server: RunningServer) -> None:
+    chunk = b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
+    with connect(server) as connection:
+        connection.sendall(CHUNKED + chunk + b"x-request-id: mine\r\nconnection: close\r\n\r\n")
+        head = connection.recv(4096)
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"x-request-id: mine" not in head

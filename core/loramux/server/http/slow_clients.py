@@ -51,6 +51,12 @@ class SlowClientLimits(asyncio.Protocol):
     """The latest data hold the end of another request as well."""
     _num_bytes = 0
     """Of the head that is coming, or of a body that nobody waits for."""
+    _tells_parts = False
+    """Whether the parser does: httptools, not h11, which bounds all parts by itself."""
+    _has_content = True
+    """The latest data hold some of a body, or the end of its head."""
+    _num_around = 0
+    """Since then, of sizes of chunks and what follows the last one."""
     _read_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -65,6 +71,7 @@ class SlowClientLimits(asyncio.Protocol):
         if self._head_due is None and self._awaits_request():
             self._await_head()
         self._is_mixed = self._may_be_body()
+        self._has_content = not self._tells_parts
         super().data_received(data)
         if not self._awaits_request():
             self._head_due = _ended(self._head_due)
@@ -72,13 +79,23 @@ class SlowClientLimits(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Called by httptools."""
-        self._reads_head, self._num_bytes = True, 0
+        self._reads_head, self._num_bytes, self._tells_parts = True, 0, True
         super().on_message_begin()  # type: ignore[misc]  # which asyncio's protocol has not
 
     def on_headers_complete(self) -> None:
         """Called by httptools."""
-        self._reads_head, self._is_mixed = False, True
+        self._reads_head, self._is_mixed, self._has_content = False, True, True
         super().on_headers_complete()  # type: ignore[misc]
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by httptools, for trailers too, which uvicorn would add to the headers."""
+        if self._reads_head:
+            super().on_header(name, value)  # type: ignore[misc]
+
+    def on_body(self, body: bytes) -> None:
+        """Called by httptools."""
+        self._has_content = True
+        super().on_body(body)  # type: ignore[misc]
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -103,7 +120,10 @@ class SlowClientLimits(asyncio.Protocol):
             most += REFUSED_BODY_BYTES * self._may_be_body()
         else:
             self._num_bytes = 0
-        if self._num_bytes > most and not self._transport.is_closing():
+        is_around = self._may_be_body() and not self._has_content
+        self._num_around = self._num_around + num_bytes if is_around else 0
+        is_too_long = self._num_bytes > most or self._num_around > self.most_head_bytes
+        if is_too_long and not self._transport.is_closing():
             self._end_too_long()
 
     def _end_too_long(self) -> None:
