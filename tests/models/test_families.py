@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from loramux import LLM, EngineArgs, LoRARequest, SamplingParams
 from loramux.errors import InvalidRequestError
-from loramux.models.loader import max_model_len
+from loramux.models.length import max_model_len
 from tests.models.families import FAMILIES
 
 NUM_TOKENS = 24

@@ -23,13 +23,13 @@ from loramux.lora.fetch.origin import LocalCheckpoint
 from loramux.lora.read_process.reader import AdapterReader
 from loramux.lora.size_limit import max_adapter_bytes
 from loramux.lora.weights import AdapterWeights
+from loramux.models.length import max_model_len
 from loramux.models.loader import (
     LoadedModel,
     base_names,
     load_config,
     load_model,
     load_tokenizer,
-    max_model_len,
 )
 from loramux.models.sites import find_sites
 
