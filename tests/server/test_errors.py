@@ -65,6 +65,7 @@ def check_error(response: httpx.Response, status: int, kind: str, says: str) -> 
         ({"prompt": "ab", "logit_bias": {"x": 1}}, "logit_bias.x.[key]", "integer"),
         ({"prompt": "ab", "logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias", "1024"),
         ({"prompt": "ab", "stop_token_ids": list(range(1025))}, "stop_token_ids", "1024"),
+        ({"prompt": "ab", **{f"x{i}": i for i in range(1024)}}, None, "1025 fields, and at most"),
         ({"prompt": "ab", "stream_options": {}}, None, "stream_options can only be given"),
         ({"prompt": "ab", "best_of": 2}, "best_of", "best_of must be n"),
         ({"prompt": "ab", "suffix": "."}, "suffix", "'suffix' is not supported"),
@@ -110,6 +111,11 @@ def test_invalid_fields(
     [
         ({"messages": []}, "messages must hold at least one message."),
         (
+            {"messages": [{"role": "user", "content": ""}] * (MAX_MODEL_LEN + 1)},
+            "This model's maximum context length is 256 tokens, and the chat has 257 messages; "
+            "leave some out.",
+        ),
+        (
             {"messages": [{"role": "user"}], "top_logprobs": 2},
             "top_logprobs can only be given when logprobs is true.",
         ),
@@ -151,8 +157,10 @@ TOOL = {"type": "function", "function": {"name": "f"}}
     [
         ({"tools": [{"type": "function"}]}, "tools.0.function", "Field required"),
         ({"tools": [TOOL]}, "tool_choice", "requires --enable-auto-tool-choice"),
+        ({"tools": [TOOL] * 1025}, "tools", "at most 1024 items"),
         ({"tools": [TOOL, TOOL], "tool_choice": "required"}, None, "two functions named 'f'"),
         ({"tool_choice": "required"}, None, "there are no tools"),
+        ({"chat_template_kwargs": {f"x{i}": i for i in range(257)}}, "chat_template_kwargs", "256"),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
             None,

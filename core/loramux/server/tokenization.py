@@ -79,14 +79,7 @@ async def tokenize(request: Request, server: Server) -> JSONResponse:
 @router.post("/detokenize", openapi_extra=documented(DetokenizeRequest), **answers(TokensText))
 async def detokenize(request: Request, server: Server) -> JSONResponse:
     """The text of token ids, of as many as the model takes."""
-    body = await read_json(request, partial(validate, DetokenizeRequest))
-    # The tokenizer keeps the interpreter until it is done, 0.1 s for 400,000.
-    if len(body.tokens) > server.engine.max_model_len:
-        raise bad_request(
-            f"tokens holds {len(body.tokens)} token ids, and this model takes at most "
-            f"{server.engine.max_model_len}; send them in parts.",
-            "tokens",
-        )
+    body = await read_json(request, partial(_parse_tokens, most=server.engine.max_model_len))
     return JSONResponse({"prompt": await server.tokenizer.decode(body.tokens, param="tokens")})
 
 
@@ -94,6 +87,18 @@ def _parse(payload: dict[str, Any]) -> TokenizeTextRequest | TokenizeChatRequest
     if "messages" in payload:
         return validate(TokenizeChatRequest, payload)
     return validate(TokenizeTextRequest, payload)
+
+
+def _parse_tokens(payload: dict[str, Any], *, most: int) -> DetokenizeRequest:
+    """Of too many none is looked at; the tokenizer would keep the interpreter while it does."""
+    tokens = payload.get("tokens")
+    if isinstance(tokens, list) and len(tokens) > most:
+        raise bad_request(
+            f"tokens holds {len(tokens)} token ids, and this model takes at most {most}; send "
+            "them in parts.",
+            "tokens",
+        )
+    return validate(DetokenizeRequest, payload)
 
 
 async def _tokenize_text(server: ServerState, body: TokenizeTextRequest) -> dict[str, Any]:

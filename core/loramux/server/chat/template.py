@@ -13,6 +13,9 @@ from loramux.server.chat.messages import plain_messages
 from loramux.server.chat.tools.request import ToolFields
 from loramux.server.generation.prompts import encode
 
+MAX_VARIABLES = 256
+"""Of a template, that one request may set."""
+
 _RESERVED = frozenset(
     {
         "add_generation_prompt",
@@ -79,7 +82,7 @@ class ChatFields(ToolFields):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, max_length=MAX_VARIABLES)
 
     @model_validator(mode="after")
     def _check_ending(self) -> Self:
@@ -104,6 +107,12 @@ def render_chat(
             so long that they cannot fit the model.
     """
     _check_template(tokenizer, fields, chat_template)
+    if limit is not None and len(fields.messages) > limit.max_model_len:
+        raise InvalidRequestError(
+            f"This model's maximum context length is {limit.max_model_len} tokens, and the chat "
+            f"has {len(fields.messages)} messages; leave some out.",
+            "messages",
+        )
     messages = plain_messages(fields.messages)
     if "developer" not in str(chat_template or tokenizer.chat_template):
         messages = [_from_system(message) for message in messages]

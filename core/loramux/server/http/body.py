@@ -20,6 +20,9 @@ Parsed = TypeVar("Parsed")
 LARGE_BODY_BYTES = 64 * 1024
 """Longer bodies are parsed on a thread; one of this length takes half a millisecond at most."""
 
+MAX_FIELDS = 1024
+"""Many times as many as there are; what nobody knows is looked at, too."""
+
 _large_bodies = ThreadPoolExecutor(2, thread_name_prefix="loramux-body")
 """Its own, so that large bodies wait for each other and nothing else waits for them."""
 
@@ -84,4 +87,9 @@ def _object(body: bytes) -> dict[str, Any]:
         raise bad_request(f"The request body is not valid JSON: {error}.") from None
     if not isinstance(payload, dict):
         raise bad_request("The request body must be a JSON object.")
+    if len(payload) > MAX_FIELDS:
+        raise bad_request(
+            f"The request body has {len(payload)} fields, and at most {MAX_FIELDS} are read; leave "
+            "out those that nobody knows."
+        )
     return payload

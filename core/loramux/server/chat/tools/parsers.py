@@ -83,8 +83,10 @@ class HermesParser:
     CLOSING = "</tool_call>"
 
     def __init__(self) -> None:
-        self._held = ""
-        """Text that may turn out to be the beginning of a tag, and space before it."""
+        self._space: list[str] = []
+        """Before what may turn out to be a tag; not looked at again with each character."""
+        self._tag = ""
+        """The beginning of one, or while calls are skipped the latest characters."""
         self._call: _Call | None = None
         self._has_calls = False
         self._skips = False
@@ -99,9 +101,9 @@ class HermesParser:
 
     def finish(self) -> list[Piece]:
         """See ``ToolParser``."""
-        held, self._held = self._held, ""
         if self._call is not None:
             return self._call.rest()
+        held = self._take_held()
         is_nothing = self._skips or (self._has_calls and not held.strip())
         return [Content(held)] if held and not is_nothing else []
 
@@ -110,14 +112,15 @@ class HermesParser:
             return self._in_call(self._call, character)
         if self._skips:
             return self._after_call(character)
-        self._held += character
-        tag = self._held.lstrip()
-        if tag == self.OPENING:
-            self._held, self._call = "", _Call(self._held)
-            return []
-        if self.OPENING.startswith(tag):
-            return []
-        return self._give_back()
+        if character.isspace() and not self._tag:
+            self._space.append(character)
+        elif self.OPENING.startswith(self._tag + character):
+            self._tag += character
+        else:
+            return self._give_back(character)
+        if self._tag == self.OPENING:
+            self._call = _Call(self._take_held())
+        return []
 
     def _in_call(self, call: _Call, character: str) -> list[Piece]:
         pieces = call.feed(character)
@@ -130,18 +133,26 @@ class HermesParser:
         return pieces
 
     def _after_call(self, character: str) -> list[Piece]:
-        self._held = (self._held + character)[-len(self.CLOSING) :]
-        if self._held == self.CLOSING:
-            self._held, self._skips = "", False
+        self._tag = (self._tag + character)[-len(self.CLOSING) :]
+        if self._tag == self.CLOSING:
+            self._tag, self._skips = "", False
         return []
 
-    def _give_back(self) -> list[Piece]:
-        """All that cannot be the beginning of a tag, nor space before one."""
-        for place in range(1, len(self._held) + 1):
-            if self.OPENING.startswith(self._held[place:].lstrip()):
-                break
-        text, self._held = self._held[:place], self._held[place:]
+    def _give_back(self, character: str) -> list[Piece]:
+        """What was held is text; the character after it may begin another tag."""
+        text = self._take_held()
+        if character.isspace():
+            self._space.append(character)
+        elif self.OPENING.startswith(character):
+            self._tag = character
+        else:
+            text += character
         return [Content(text)]
+
+    def _take_held(self) -> str:
+        held = "".join(self._space) + self._tag
+        self._space, self._tag = [], ""
+        return held
 
 
 class JsonParser:
@@ -155,7 +166,7 @@ class JsonParser:
     def __init__(self, opening: str = "<|python_tag|>", between: str = "; \n") -> None:
         self._opening = opening
         self._between = between
-        self._before = ""
+        self._before: list[str] = []
         self._call: _Call | None = None
         self._is_text = False
         self._has_calls = False
@@ -173,13 +184,13 @@ class JsonParser:
         """See ``ToolParser``."""
         if self._call is not None:
             return self._call.rest()
-        return [Content(self._before)] if self._before and not self._has_calls else []
+        return [Content(self._take_before())] if self._before and not self._has_calls else []
 
     def _character(self, character: str) -> list[Piece]:
         if self._call is None:
             if not self._begins(character):
                 return self._beside_call(character)
-            self._call, self._before = _Call(self._before), ""
+            self._call = _Call(self._take_before())
         pieces = self._call.feed(character)
         if self._call.is_no_call:
             self._is_text = True
@@ -190,16 +201,24 @@ class JsonParser:
         return pieces
 
     def _begins(self, character: str) -> bool:
-        return character == "{" and self._before.strip() in ("", self._opening)
+        return character == "{" and "".join(self._before).strip() in ("", self._opening)
 
     def _beside_call(self, character: str) -> list[Piece]:
         if self._has_calls and character in self._between:
             return []
-        self._before += character
-        if not self._has_calls and self._opening.startswith(self._before.strip()):
+        self._before.append(character)
+        if not self._has_calls and self._may_open(character):
             return []
-        text, self._before, self._is_text = self._before, "", True
-        return [Content(text)]
+        self._is_text = True
+        return [Content(self._take_before())]
+
+    def _may_open(self, latest: str) -> bool:
+        """Space changes nothing, and would be much to look at with each character."""
+        return latest.isspace() or self._opening.startswith("".join(self._before).strip())
+
+    def _take_before(self) -> str:
+        before, self._before = "".join(self._before), []
+        return before
 
 
 def required_calls() -> JsonParser:

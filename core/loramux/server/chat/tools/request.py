@@ -7,6 +7,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MAX_TOOLS = 1024
+"""Eight times as many as OpenAI's API takes; a chat template writes each of them out."""
+
 
 class Function(BaseModel):
     """A function as OpenAI's API describes it; ``parameters`` is a JSON schema."""
@@ -46,7 +49,7 @@ class NamedToolChoice(BaseModel):
 class ToolFields(BaseModel):
     """Which tools there are, and whether the model may, must or must not call them."""
 
-    tools: list[Tool] = Field(default_factory=list)
+    tools: list[Tool] = Field(default_factory=list, max_length=MAX_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool = True
 
