@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -112,6 +113,15 @@ def test_no_text_is_lost_and_none_breaks_the_parsers(text: str) -> None:
         delta = reader.delta(text, is_last=True)
         if not reader.num_calls:
             assert delta.get("content", "") == text
+
+
+@pytest.mark.parametrize("parser", [HermesParser, JsonParser])
+def test_time_does_not_grow_with_the_square_of_space(parser: type[ToolParser]) -> None:
+    """The event loop waits for it; at every character, all that came before was looked at."""
+    began = time.perf_counter()
+    for text in (" " * 200_000, " " * 200_000 + "x", "x" + "\n" * 200_000):
+        assert CallReader(parser(), single=False).message(text) == {"content": text}
+    assert time.perf_counter() - began < 10  # it was minutes
 
 
 def test_arguments_stream_as_they_come() -> None:
