@@ -8,7 +8,7 @@ import threading
 
 import torch
 
-from loramux.engine import start
+from loramux.engine import head_start
 from tests.engine.world import make_engine
 
 
@@ -24,9 +24,9 @@ def test_the_log_tells_how_long_each_part_took(world, caplog):
 
 def test_a_device_that_cannot_be_opened_is_left_to_whoever_uses_it(caplog):
     """It is opened on a thread, whose errors nobody would see."""
-    opened = threading.Thread(target=start._open, args=(torch.device("cuda:77"),))
-    with caplog.at_level(logging.DEBUG, "loramux.engine.start"):
+    opened = threading.Thread(target=head_start._open, args=(torch.device("cuda:77"),))
+    with caplog.at_level(logging.DEBUG, "loramux.engine.head_start"):
         opened.start()
         opened.join()
-    (line,) = [each.message for each in caplog.records if each.name == "loramux.engine.start"]
+    (line,) = [each.message for each in caplog.records if each.name == "loramux.engine.head_start"]
     assert line.startswith("the device cuda:77 cannot be opened: ")

@@ -12,10 +12,10 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.core import EngineCore
 from loramux.engine.front.prompts import PromptProcessor
 from loramux.engine.front.request_factory import RequestFactory
+from loramux.engine.head_start import HeadStart
 from loramux.engine.phases import Phases
 from loramux.engine.pooling.plan import PoolingPlan
 from loramux.engine.running.rehearsal import rehearse
-from loramux.engine.start import HeadStart
 from loramux.lora.checkpoint.reader import check_base_name
 from loramux.lora.device.runtime import LoRALimits, LoRARuntime
 from loramux.lora.fetch.materializer import Materializer, ReadCheckpoint
