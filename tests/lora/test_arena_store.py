@@ -210,6 +210,19 @@ def test_what_is_held_leaves_no_room_and_what_is_too_large_is_told(world):
     world.check()
 
 
+def test_nobody_is_evicted_for_who_has_no_room_all_the_same(world):
+    for number, digest in enumerate("abc"):
+        world.add(digest, {"q": 128}, seed=number)  # two pages each
+        assert world.place(digest)
+    world.pool.hold(world.adapters["a"])
+    world.add("wide", {"q": 450})  # seven pages, and there are six that nobody holds
+    assert not world.place("wide")
+    assert world.pool.resident_digests == {"a", "b", "c"}
+    world.pool.let_go(world.adapters["a"])
+    assert world.place("wide")
+    assert world.pool.resident_digests == {"wide"}
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**6))
 def test_nothing_is_overwritten_while_it_is_here(seed):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,6 +83,11 @@ class ArenaAdapter(ResidentAdapter):
     free_after: torch.cuda.Event | None = None
     """Until then, others may still be read where it will lie."""
 
+    @property
+    def num_pages_taken(self) -> int:
+        """More than ``num_pages`` where several holes had to be filled."""
+        return sum(extent.count for extent in self.allocation.extents) if self.allocation else 0
+
 
 class ArenaStore:
     """Rows of a table that kernels read, and the arena they point into.
@@ -142,6 +147,11 @@ class ArenaStore:
         mine.slot = heapq.heappop(self._free_slots)
         mine.free_after = self._freed
         return True
+
+    def may_fit(self, resident: ResidentAdapter, idle: Collection[ResidentAdapter]) -> bool:
+        """Whether pages and rows would be enough; they may still lie too far apart."""
+        pages = self._books.free_pages + sum(_mine(one).num_pages_taken for one in idle)
+        return bool(self._free_slots or idle) and _mine(resident).num_pages <= pages
 
     def fill(self, resident: ResidentAdapter, weights: AdapterWeights) -> None:
         """Bring the tensors to their places; returns when they have arrived."""

@@ -193,14 +193,16 @@ class DevicePool:
     def _make_room(self, resident: ResidentAdapter, keep: Collection[str]) -> bool:
         """Evict the least recently used adapters that nobody needs until this one fits."""
         idle = [
-            digest
+            held
             for digest, held in self._resident.items()
             if not held.references and digest not in keep and digest not in self.pinned
         ]
+        if not self.store.may_fit(resident, idle):
+            return False
         while not self.store.reserve(resident):
             if not idle:
                 return False
-            self._evict(idle.pop(0))
+            self._evict(idle.pop(0).digest)
             self.num_evictions += 1
         return True
 
