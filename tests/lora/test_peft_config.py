@@ -145,7 +145,8 @@ def test_base_keeping_initialisations_are_accepted(init):
     [
         ("r", 0), ("r", -1), ("r", True), ("r", 8.0), ("r", "8"), ("r", 2**63), ("r", None),
         ("lora_alpha", "16"), ("lora_alpha", True), ("lora_alpha", None),
-        ("lora_alpha", 10**400), ("lora_alpha", [16]),
+        ("lora_alpha", 10**400), ("lora_alpha", [16]), ("lora_alpha", -1e39),
+        ("alpha_pattern", {"q_proj": 1e300}),
         ("use_rslora", 1), ("use_rslora", "true"), ("fan_in_fan_out", 1),
         ("rank_pattern", []), ("rank_pattern", {"q_proj": 0}), ("rank_pattern", {"q_proj": True}),
         ("rank_pattern", {"q_proj": 4.0}), ("alpha_pattern", {"q_proj": "x"}),

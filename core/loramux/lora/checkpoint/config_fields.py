@@ -16,6 +16,10 @@ MAX_PATTERN_CHARS = 2**16
 """Every key is a regular expression, and compiling a megabyte of them takes seconds."""
 
 
+MAX_NUMBER = 1e30
+"""A scaling from it stays a float32 on its way to the device, where any other ends a whole batch."""
+
+
 def refused(name: str, problem: str) -> AdapterRefusedError:
     """Build the refusal of one field; the problem ends with what to do."""
     return AdapterRefusedError(f"adapter_config.json: field {shown(name)} {problem}.")
@@ -108,6 +112,8 @@ def _number(name: str, value: Any) -> float:
         number = math.inf
     if not math.isfinite(number):
         raise _wrong_type(name, value, "a finite number")
+    if abs(number) > MAX_NUMBER:
+        raise _wrong_type(name, value, f"between -{MAX_NUMBER:g} and {MAX_NUMBER:g}")
     return number
 
 
