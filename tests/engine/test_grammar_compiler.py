@@ -123,7 +123,7 @@ def test_the_queue_is_bounded_and_ends_with_the_engine() -> None:
     assert running.result(60) == 7
     for late in (waiting, threads.submit(work)):
         with pytest.raises(EngineDeadError):
-            late.result(5)
+            late.result(60)
 
 
 def test_a_tokenizer_without_an_end(compiler: GrammarCompiler) -> None:

@@ -157,9 +157,9 @@ def test_who_waits_for_room_is_told_of_the_engine_s_end(engine, world, monkeypat
         await asyncio.sleep(0.1)
         await engine.shutdown()
         with pytest.raises(EngineDeadError):
-            await asyncio.wait_for(waiting, 5)
+            await asyncio.wait_for(waiting, 60)
         with pytest.raises(EngineDeadError):
-            await asyncio.wait_for(engine._residency.place(wide.name, adapter), 5)
+            await asyncio.wait_for(engine._residency.place(wide.name, adapter), 60)
 
     asyncio.run(run())
 

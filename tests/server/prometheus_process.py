@@ -54,7 +54,7 @@ def scraping(server: RunningServer, folder: Path) -> Iterator[Prometheus]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     config = {
-        "global": {"scrape_interval": "100ms", "scrape_timeout": "100ms"},
+        "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
         "scrape_configs": [
             {
                 "job_name": "loramux",
@@ -69,12 +69,12 @@ def scraping(server: RunningServer, folder: Path) -> Iterator[Prometheus]:
     ]  # fmt: skip
     with (
         subprocess.Popen(command, stderr=subprocess.DEVNULL) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False, timeout=60) as client,
     ):
         try:
             prometheus = Prometheus(client)
             # It looks for its targets five seconds after its start.
-            wait_until(lambda: _answers(client) and prometheus.query("loramux:build_info"), 30)
+            wait_until(lambda: _answers(client) and prometheus.query("loramux:build_info"))
             yield prometheus
         finally:
             process.terminate()

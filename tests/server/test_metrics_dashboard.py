@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def test_prometheus_finds_something_with_every_query(
             for variable, value in values.items():
                 query = query.replace(variable, value)
             found = prometheus.query(query)
-            assert found or any(name in query for name in MAY_BE_EMPTY), query
+            if not found and not any(name in query for name in MAY_BE_EMPTY):
+                # Where a scrape has just been missed there is nothing until the next.
+                wait_until(partial(prometheus.query, query))
 
 
 MAY_BE_EMPTY = {*EMPTY_HERE, "prefix_cache", "lora_stage_seconds", "lora_single_flight", "resolver"}
@@ -107,7 +110,7 @@ def test_promtool_has_nothing_to_say_but_of_colons(server: RunningServer) -> Non
         text = client.get("/metrics").text
     checked = subprocess.run(
         [tool("promtool"), "check", "metrics"], input=text, capture_output=True, text=True,
-        check=False, timeout=20,
+        check=False, timeout=240,
     )  # fmt: skip
     said = (checked.stdout + checked.stderr).splitlines()
     assert said

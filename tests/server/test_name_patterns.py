@@ -102,6 +102,6 @@ def test_stars_mean_what_they_mean_in_a_regular_expression(pattern: str, name: s
 
 
 def test_no_pattern_takes_long() -> None:
-    started = time.process_time()
+    started = time.thread_time()
     assert not fits("a*" * 100 + "b", "a" * 500)
-    assert time.process_time() - started < 0.1
+    assert time.thread_time() - started < 0.1

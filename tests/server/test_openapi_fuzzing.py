@@ -79,6 +79,6 @@ def check_route(operation: schemathesis.APIOperation, session: requests.Session)
     )
     @given(case=cases)
     def check(case: schemathesis.Case) -> None:
-        case.validate_response(case.call(session=session, timeout=20), checks=CHECKS)
+        case.validate_response(case.call(session=session, timeout=60), checks=CHECKS)
 
     check()

@@ -118,10 +118,10 @@ def test_no_text_is_lost_and_none_breaks_the_parsers(text: str) -> None:
 @pytest.mark.parametrize("parser", [HermesParser, JsonParser])
 def test_time_does_not_grow_with_the_square_of_space(parser: type[ToolParser]) -> None:
     """The event loop waits for it; at every character, all that came before was looked at."""
-    began = time.perf_counter()
+    began = time.thread_time()
     for text in (" " * 200_000, " " * 200_000 + "x", "x" + "\n" * 200_000):
         assert CallReader(parser(), single=False).message(text) == {"content": text}
-    assert time.perf_counter() - began < 10  # it was minutes
+    assert time.thread_time() - began < 10  # it was minutes
 
 
 def test_arguments_stream_as_they_come() -> None:
