@@ -17,7 +17,7 @@ MAX_PATTERN_CHARS = 2**16
 
 
 MAX_NUMBER = 1e30
-"""A scaling from it stays a float32 on its way to the device, where any other ends a whole batch."""
+"""A scaling from it is a float32 on its way to the device; any other would end a whole batch."""
 
 
 def refused(name: str, problem: str) -> AdapterRefusedError:
