@@ -13,6 +13,9 @@ from loramux.lora.resolve.catalog import AdapterModule
 HUB_SCHEME = "hf://"
 HUB_VARIABLE = "LORAMUX_LORA_RESOLVER_HF_REPO_LIST"
 
+MAX_PATH_LENGTH = 4096
+"""Linux takes no longer one; to follow one part by part takes time that grows with its square."""
+
 
 @dataclass(frozen=True)
 class NamedPlace:
@@ -74,6 +77,8 @@ def named_places(modules: Iterable[AdapterModule], base_model_name: str) -> Iter
 
 def real_path(path: str) -> str:
     """Without links; a path that no system would take becomes one that holds no adapter."""
+    if len(path) > MAX_PATH_LENGTH:
+        return os.devnull
     try:
         return os.path.realpath(os.path.expanduser(path))
     except ValueError:
