@@ -308,21 +308,26 @@ def test_the_chosen_tokens_rank_stands_where_it_shares_it():
 
 
 def test_prompt_log_probabilities_are_gathered_over_steps():
+    """A completion that is ahead of the one that scores the prompt is not told before it."""
     a, b = letters("ab")
+    scored = ids_of("prompt")[1:]
 
     def run(kind: str) -> list[RequestOutput]:
-        processor = start(prompt_logprobs=0, output_kind=kind)
-        chunks = [[PositionLogprobs([a], [-1.0], 1)], [PositionLogprobs([b], [-2.0], 3)]]
-        core = [CoreOutput("r/0", [], prompt_logprobs=chunks[0])]
-        core += [
-            CoreOutput("r/0", [a], prompt_logprobs=chunks[1]),
+        processor = start(n=2, prompt_logprobs=0, output_kind=kind)
+        positions = [PositionLogprobs([token], [-1.0], 1) for token in scored]
+        core = [
+            CoreOutput("r/0", [], prompt_logprobs=positions[:1]),
+            CoreOutput("r/1", [b], "length"),
+            CoreOutput("r/0", [a], prompt_logprobs=positions[1:]),
             CoreOutput("r/0", [b], "length"),
         ]
         return [told for output in core for told in processor.process([output]).request_outputs]
 
-    expected = [None, {a: Logprob(-1.0, 1, "a")}, {b: Logprob(-2.0, 3, "b")}]
+    texts = map(TOKENIZER.id_to_token, scored)
+    expected = [None, *({t: Logprob(-1.0, 1, text)} for t, text in zip(scored, texts, strict=True))]
     assert [output.prompt_logprobs for output in run("cumulative")] == [expected, expected]
     assert [output.prompt_logprobs for output in run("delta")] == [expected, None]
+    assert [len(output.outputs) for output in run("delta")] == [2, 1]
 
 
 def test_adapter_digest_and_cache_hits_are_carried():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from loramux import SamplingParams
 from loramux.engine.running.prompt_positions import PromptPositions
 from loramux.engine.scheduling import scheduler
 from loramux.outputs import Logprob
+from loramux.sampling_params import RequestOutputKind
 from tests.engine.world import NUM_TOKENS, PROMPTS, Job, greedy_params, run, tokens
 
 LONG = PROMPTS[7]
@@ -97,6 +100,24 @@ def test_only_the_first_completion_scores_the_prompt(engines, world, monkeypatch
     output = run(engine, [Job(LONG, None, params)])[0]
     assert len(scored) == len(LONG) - 1
     assert len(output.prompt_logprobs) == len(LONG)
+
+
+def test_a_stream_begins_with_its_whole_prompt(engines, world, monkeypatch):
+    """The other completions of a request may be ahead of the one that scores it."""
+    monkeypatch.setattr(scheduler, "MAX_SCORED_POSITIONS", 5)
+    engine = engines(max_num_batched_tokens=64)
+    fields = {"n": 3, "max_tokens": 8, "prompt_logprobs": 0, "ignore_eos": True}
+    params = SamplingParams(**fields, output_kind=RequestOutputKind.DELTA)
+    engine.add_request("stream", {"prompt_token_ids": PROMPTS[6]}, params)
+    first, *later = itertools.chain.from_iterable(
+        engine.step() for _ in iter(engine.has_unfinished_requests, False)
+    )
+    assert len(first.prompt_logprobs) == len(PROMPTS[6])
+    assert [output.prompt_logprobs for output in later] == [None] * len(later)
+    lengths: Counter[int] = Counter()
+    for completion in itertools.chain(*(output.outputs for output in (first, *later))):
+        lengths[completion.index] += len(completion.token_ids)
+    assert lengths == {0: 8, 1: 8, 2: 8}
 
 
 def test_prompt_logprobs_survive_preemption(engines, world):

@@ -71,6 +71,15 @@ class RequestState:
     def finished(self) -> bool:
         return None not in [completion.finish_reason for completion in self._completions]
 
+    @property
+    def _awaits_scores(self) -> bool:
+        """Whether log probabilities of the prompt are to come, which its first output has all of.
+
+        A completion that does not score the prompt may be ahead of the one that does.
+        """
+        known = self._prompt_logprobs
+        return known is not None and len(known) < len(self.request.prompt_token_ids)
+
     def update(self, completion: Completion, output: CoreOutput) -> None:
         """Take in what a step brought for one of the completions."""
         if output.adapter_digest is not None:
@@ -107,7 +116,7 @@ class RequestState:
         if not finished and self._kind is RequestOutputKind.FINAL_ONLY:
             return None
         news = [completion for completion in self._completions if completion.has_news]
-        if not finished and not news:
+        if not finished and (not news or self._awaits_scores):
             return None
         told = news if self._kind is RequestOutputKind.DELTA else self._completions
         request = self.request
