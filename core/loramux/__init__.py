@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from loramux.imports import importing
+from loramux.garbage import importing
 
 if TYPE_CHECKING:
     from loramux.engine.args import EngineArgs

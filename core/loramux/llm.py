@@ -13,6 +13,7 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.front.prompts import Prompt
 from loramux.engine.llm_engine import LLMEngine
 from loramux.errors import InvalidRequestError
+from loramux.garbage import only_among_young
 from loramux.lora.request import LoRARequest
 from loramux.models.device import choose_device
 from loramux.outputs import (
@@ -144,7 +145,8 @@ class LLM:
         try:
             for arguments in zip(ids, prompts, params, all_lora, strict=True):
                 self._add(*arguments)
-            return self._run(ids, use_tqdm)
+            with only_among_young():
+                return self._run(ids, use_tqdm)
         except BaseException:
             self.llm_engine.abort_request(ids)
             raise

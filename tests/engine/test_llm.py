@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import pytest
 
 from loramux import LLM, LoRARequest, RequestOutput, SamplingParams
 from loramux.errors import AdapterNotFoundError, InvalidRequestError
+from loramux.garbage import NEVER
 from tests.engine.world import BLOCK, MAX_MODEL_LEN, World, check_idle, greedy_params
 
 TEXTS = ["ab", "Name the ICAO", "x", "what is it"]
@@ -102,6 +104,15 @@ def test_more_prompts_than_may_run_keep_their_order(world, llm):
     assert answers(outputs) == [
         expected(world, llm, None, text)[: 1 + n % 6] for n, text in enumerate(texts)
     ]
+
+
+def test_garbage_is_looked_for_only_among_what_is_young(llm, monkeypatch):
+    seen, step = [], llm.llm_engine.step
+    monkeypatch.setattr(llm.llm_engine, "step", lambda: seen.append(gc.get_threshold()) or step())
+    usual = gc.get_threshold()
+    llm.generate(TEXTS, PARAMS, use_tqdm=False)
+    assert {threshold[2] for threshold in seen} == {NEVER}
+    assert gc.get_threshold() == usual
 
 
 def test_no_prompts_bring_nothing(llm):

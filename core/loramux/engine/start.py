@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from loramux.engine.args import EngineArgs
 from loramux.engine.head_start import HeadStart
 from loramux.engine.phases import Phases
-from loramux.imports import importing
+from loramux.garbage import importing
 from loramux.logger import get_logger
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Imports without a search for garbage, which begins again as it was."""
+"""Imports and work without a search for garbage, which begins again as it was."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 import pytest
 
 import loramux
-from loramux.imports import importing
+from loramux.garbage import importing, only_among_young
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +56,30 @@ def test_public_names_are_imported_once(monkeypatch):
     first = loramux.SamplingParams
     monkeypatch.setattr(loramux, "__getattr__", None)
     assert loramux.SamplingParams is first
+
+
+def make_old_objects() -> int:
+    """How often all objects were searched while so many were made that stay."""
+    searched = gc.get_stats()[2]["collections"]
+    kept = [[n] for n in range(1_000_000)]
+    return gc.get_stats()[2]["collections"] - searched if kept else 0
+
+
+def test_work_is_not_held_up_by_a_search_among_all():
+    gc.collect()
+    with only_among_young():
+        young = gc.get_stats()[0]["collections"]
+        assert make_old_objects() == 0
+        assert gc.get_stats()[0]["collections"] > young
+    assert make_old_objects() > 0
+
+
+def test_searches_are_as_they_were_when_the_last_work_ends():
+    usual = gc.get_threshold()
+    first, second = only_among_young(), only_among_young()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert gc.get_threshold() != usual
+    second.__exit__(None, None, None)
+    assert gc.get_threshold() == usual
