@@ -17,6 +17,7 @@ from loramux.server.embeddings.request import EmbeddingRequest, ParsedEmbedding,
 from loramux.server.embeddings.token_ids import token_ids_of
 from loramux.server.generation.admission import admit
 from loramux.server.generation.prompts import Prompt
+from loramux.server.generation.route import ModelRoute
 from loramux.server.generation.run import Generation
 from loramux.server.generation.streaming import collect
 from loramux.server.http.body import read_json
@@ -25,7 +26,7 @@ from loramux.server.http.documented import MODEL_ERRORS, answers, documented
 from loramux.server.http.request_id import request_id_of
 from loramux.server.state import Server, ServerState
 
-router = APIRouter()
+router = APIRouter(route_class=ModelRoute)
 
 
 @router.post(

@@ -11,17 +11,14 @@ from fastapi.routing import APIRoute
 
 from loramux.errors import InvalidRequestError
 from loramux.pooling_params import POOLS
-from loramux.server.state import state_of
+from loramux.server.state import ServerState, state_of
 
 
-class GeneratingRoute(APIRoute):
-    """Of endpoints that take the request and the server's state, and need an engine that writes.
+class ModelRoute(APIRoute):
+    """Of endpoints that take the request and the server's state, and read the body themselves.
 
-    They read and check the body themselves, so there is nothing that FastAPI would have to find
-    out about them for each request anew, which costs as much as all of their own work.
-
-    Raises:
-        InvalidRequestError: (the handler) the engine makes embeddings.
+    There is nothing that FastAPI would have to find out about them for each request anew, which
+    costs as much as all of their own work.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -30,9 +27,24 @@ class GeneratingRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             server = state_of(request)
-            if server.engine.pooling is not None:
-                raise InvalidRequestError(POOLS, "model")
+            self.check(server)
             response: Response = await endpoint(request, server)
             return response
 
         return handle
+
+    def check(self, server: ServerState) -> None:
+        """Raises what stands against every request; here nothing does."""
+
+
+class GeneratingRoute(ModelRoute):
+    """Of endpoints that need an engine that writes."""
+
+    def check(self, server: ServerState) -> None:
+        """See that it does.
+
+        Raises:
+            InvalidRequestError: it makes embeddings.
+        """
+        if server.engine.pooling is not None:
+            raise InvalidRequestError(POOLS, "model")
