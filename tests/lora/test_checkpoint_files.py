@@ -36,6 +36,21 @@ def test_pipes_are_not_waited_for(adapter, name):
     assert f"{name} is missing" in refusal(adapter)
 
 
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_pipes_that_come_into_a_file_s_place_are_not_waited_for(adapter, name, monkeypatch):
+    real_is_file = Path.is_file
+
+    def exchange(path):
+        was_file = real_is_file(path)
+        if was_file and path.name == name:
+            path.unlink()
+            os.mkfifo(path)
+        return was_file
+
+    monkeypatch.setattr(Path, "is_file", exchange)
+    assert f"{name} is no regular file" in refusal(adapter)
+
+
 def test_large_configuration_is_refused(adapter):
     text = (adapter / "adapter_config.json").read_text() + " " * MAX_CONFIG_BYTES
     (adapter / "adapter_config.json").write_text(text)
@@ -44,14 +59,14 @@ def test_large_configuration_is_refused(adapter):
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_storage_errors_are_worth_another_try(adapter, name, monkeypatch):
-    real_open = Path.open
+    real_open = os.open
 
-    def failing_open(self, *args, **kwargs):
-        if self.name == name:
+    def failing_open(path, *args, **kwargs):
+        if Path(path).name == name:
             raise OSError(5, "Input/output error")
-        return real_open(self, *args, **kwargs)
+        return real_open(path, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "open", failing_open)
+    monkeypatch.setattr(os, "open", failing_open)
     with pytest.raises(
         AdapterUnavailableError, match=r"Input/output error.* try again\.$"
     ) as caught:

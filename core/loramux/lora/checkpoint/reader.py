@@ -12,6 +12,7 @@ from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
 from loramux.lora.checkpoint.layer_names import as_written, parameters_as_written
 from loramux.lora.checkpoint.pairing import BaseParameter, PairPlan, plan_pairs
 from loramux.lora.checkpoint.peft_config import CONFIG_NAME, PeftLoraConfig, parse_config
+from loramux.lora.checkpoint.regular_file import open_regular
 from loramux.lora.checkpoint.safetensors_header import TensorEntry
 from loramux.lora.checkpoint.targets import Target, resolve_targets
 from loramux.lora.checkpoint.tensor_file import (
@@ -127,7 +128,7 @@ def read_config(directory: Path) -> bytes:
         raise AdapterRefusedError(
             f"{CONFIG_NAME} is missing; give the directory that PEFT's save_pretrained wrote."
         )
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         text = stream.read(MAX_CONFIG_BYTES + 1)
     if len(text) > MAX_CONFIG_BYTES:
         raise AdapterRefusedError(

@@ -18,6 +18,7 @@ from loramux.errors import AdapterRefusedError
 from loramux.lora.checkpoint.finite import FloatRuns, holds_non_finite
 from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
 from loramux.lora.checkpoint.pieces import FileShortenedError, Pieces, reading_pieces
+from loramux.lora.checkpoint.regular_file import open_regular
 from loramux.lora.checkpoint.safetensors_header import (
     PREFIX_BYTES,
     TensorEntry,
@@ -113,10 +114,10 @@ def open_safetensors(path: Path, max_bytes: int) -> Iterator[OpenTensorFile]:
     """Open a safetensors file of at most ``max_bytes``.
 
     Raises:
-        AdapterRefusedError: if the file is too large or breaks the format.
+        AdapterRefusedError: if it is no file, too large or breaks the format.
         OSError: if reading fails.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         yield OpenTensorFile(file, path.name, max_bytes)
 
 
