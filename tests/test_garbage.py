@@ -12,6 +12,7 @@ from loramux.garbage import importing, only_among_young
 
 @pytest.fixture(autouse=True)
 def as_it_was():
+    gc.unfreeze()  # what a server in another test has frozen
     yield
     gc.enable()
     gc.unfreeze()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loramux import LLMEngine
-from loramux.engine import assembly, start
+from loramux.engine import assembly, head_start
 from loramux.lora.read_process.process import ReadProcess
 from loramux.lora.read_process.reader import AdapterReader
 from tests.engine.world import NUM_TOKENS, PROMPTS, RECIPES, Job, make_engine, run, tokens
@@ -29,7 +29,7 @@ def readers(monkeypatch) -> list[AdapterReader]:
             super().__init__(num_processes)
             made.append(self)
 
-    monkeypatch.setattr(start, "AdapterReader", KnownReader)
+    monkeypatch.setattr(head_start, "AdapterReader", KnownReader)
     return made
 
 
