@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import pytest
@@ -31,6 +33,21 @@ def test_the_second_step_begins_when_the_first_has_ended():
     first.set_result(1)
     assert begun == [1]
     assert result.result(TIMEOUT) == "done"
+
+
+def test_what_it_brought_is_gone_with_who_asked():
+    steps: list[Future[threading.Event]] = [Future(), Future()]
+    gc.disable()
+    try:
+        result = chain(steps[0], lambda value: steps[1])
+        steps[0].set_result(threading.Event())
+        steps[1].set_result(threading.Event())
+        brought = weakref.ref(result.result(TIMEOUT))
+        steps.clear()
+        del result
+        assert brought() is None
+    finally:
+        gc.enable()
 
 
 def raising(value: object) -> Future[str]:

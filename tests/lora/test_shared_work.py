@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 
@@ -53,6 +55,21 @@ def test_fifty_who_ask_share_one_run(shared):
     assert {waiter.result(TIMEOUT) for waiter in waiters} == {work.outcome}
     assert work.runs == 1
     assert len(shared) == 0
+
+
+def test_what_it_brought_is_gone_with_who_asked(threads, shared):
+    """Tensors of adapters, for which Python's search for garbage comes late or not at all."""
+    gate = threading.Event()
+    gc.disable()
+    try:
+        waiter = shared.join("key", lambda abandoned: (gate.wait(TIMEOUT), GatedWork())[1])
+        gate.set()
+        brought = weakref.ref(waiter.result(TIMEOUT))
+        del waiter
+        threads.shutdown()
+        assert brought() is None
+    finally:
+        gc.enable()
 
 
 def test_an_exception_is_shared_and_not_kept(shared):

@@ -28,8 +28,9 @@ def chain(first: Future[First], follow: Callable[[First], Future[Second]]) -> Fu
     under_way: list[Future[Any]] = [first]
 
     def cancel_step(done: Future[Second]) -> None:
+        step = under_way.pop()  # it refers to the result, and the result to this function
         if done.cancelled():
-            under_way[0].cancel()
+            step.cancel()
 
     def go_on(done: Future[First]) -> None:
         if result.cancelled():
@@ -39,7 +40,7 @@ def chain(first: Future[First], follow: Callable[[First], Future[Second]]) -> Fu
         except BaseException as error:
             _fail(result, error)
             return
-        under_way[0] = second
+        under_way[:] = [second]
         if result.cancelled():
             second.cancel()
         second.add_done_callback(lambda done: _hand_over(done, result))

@@ -79,10 +79,11 @@ class SharedWork(Generic[Key, Result]):
             flight.abandoned = not flight.waiters
             if flight.abandoned:
                 self._forget(key, flight)
-        if flight.abandoned and flight.work is not None:
-            flight.work.cancel()
+        if flight.abandoned and (work := flight.work) is not None:
+            work.cancel()
 
     def _land(self, key: Key, flight: _Flight[Result], done: Future[Result]) -> None:
+        flight.work = None  # it refers to this callback, and would keep what it brought
         self._end(key, flight, lambda waiter: _hand_over(done, waiter))
 
     def _end(
