@@ -78,6 +78,20 @@ def test_leaving_in_the_middle_of_the_body_is_no_error(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
+def test_leaving_with_another_request_behind_is_no_error(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.engine.token_seconds = 0.02
+    connection = raw_request(server, {"prompt": "ab", "max_tokens": 200, "stream": True})
+    assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+    connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+    time.sleep(0.05)
+    connection.close()
+    wait_until(lambda: not server.engine.running)
+    time.sleep(0.05)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 class _BodyEnds(Exception):
     pass
 

@@ -8,6 +8,7 @@ many connections there are.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from math import inf
 from typing import Any, cast
 
@@ -57,10 +58,13 @@ class SlowClientLimits(asyncio.Protocol):
     """The latest data hold some of a body, or the end of its head."""
     _num_around = 0
     """Since then, of sizes of chunks and what follows the last one."""
+    _answering: deque[Any]
+    """Requests in their order, as httptools tells; only the first is under way."""
     _read_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but class
+        self._answering = deque()
         super().connection_made(transport)
         self._await_head()
         if len(self.connections) > self.most:
@@ -86,6 +90,9 @@ class SlowClientLimits(asyncio.Protocol):
         """Called by httptools."""
         self._reads_head, self._is_mixed, self._has_content = False, True, True
         super().on_headers_complete()  # type: ignore[misc]
+        while self._answering and self._answering[0].response_complete:
+            self._answering.popleft()
+        self._answering.append(self.cycle)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by httptools, for trailers too, which uvicorn would add to the headers."""
@@ -108,6 +115,9 @@ class SlowClientLimits(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_due = _ended(self._head_due)
         self._read_due = _ended(self._read_due)
+        for cycle in self._answering:  # uvicorn tells the one that came last alone
+            cycle.disconnected = cycle.disconnected or not cycle.response_complete
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def _count(self, num_bytes: int) -> None:
