@@ -226,7 +226,10 @@ def test_more_log_probabilities_than_a_server_can_hold(
         body = {"prompt": ["abcd", "ef"], "max_tokens": 1, **fields}
         assert post(server, body).status_code == 200
         refused = post(server, {**body, "prompt": ["abcd", "efg"]})
-        says = "7 tokens, and 4 log probabilities of each are more than the 24"
+        says = "7 tokens of prompts (n = 1), and 4 log probabilities of each are more than the 24"
+        assert check_error(refused, 400, "BadRequestError", says)["param"] == param
+        refused = post(server, {**body, "n": 2})  # each choice has them anew
+        says = "12 tokens of prompts (n = 2)"
         assert check_error(refused, 400, "BadRequestError", says)["param"] == param
 
 

@@ -20,7 +20,8 @@ DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for completions."""
 
 MAX_SCORES = 4_000_000
-"""Log probabilities of prompt tokens in one answer; each takes 200 bytes until it is sent."""
+"""Log probabilities of prompt tokens in one answer, whose choices each have those of their prompt;
+each takes 200 bytes until it is sent."""
 
 
 class CompletionRequest(SamplingFields):
@@ -48,7 +49,7 @@ class CompletionRequest(SamplingFields):
             ApiError: more log probabilities are asked for than a server can hold.
             InvalidRequestError: a value is out of range.
         """
-        self._check_scores(sum(prompt_lengths))
+        self._check_scores(sum(prompt_lengths) * self.n)
         tokens = [self._tokens_to_generate(max_model_len - length) for length in prompt_lengths]
         params = {max_tokens: self._params(max_tokens, defaults) for max_tokens in set(tokens)}
         return [params[max_tokens] for max_tokens in tokens]
@@ -71,9 +72,9 @@ class CompletionRequest(SamplingFields):
     def _check_scores(self, num_tokens: int) -> None:
         if self._scores is not None and num_tokens * (self._scores + 1) > MAX_SCORES:
             raise bad_request(
-                f"The prompts have {num_tokens} tokens, and {self._scores + 1} log probabilities "
-                f"of each are more than the {MAX_SCORES} that one request may ask for; send "
-                "several requests, or ask for fewer.",
+                f"The answer has {num_tokens} tokens of prompts (n = {self.n}), and "
+                f"{self._scores + 1} log probabilities of each are more than the {MAX_SCORES} "
+                "that one request may ask for; send several requests, or ask for fewer.",
                 "prompt_logprobs" if self.prompt_logprobs is not None else "logprobs",
             )
 
