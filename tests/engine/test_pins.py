@@ -109,7 +109,7 @@ def test_what_cannot_be_placed_is_not_pinned(engine, world, tmp_path, monkeypatc
             await engine.pin_lora(absent)
         monkeypatch.setenv("LORAMUX_LORA_RESOLVE_TIMEOUT", "0.3")
         monkeypatch.setattr(engine._lora.pool.store, "reserve", lambda resident: False)
-        pins = [engine.pin_lora(world.lora("wide")) for _ in range(2)]
+        pins = [engine.pin_lora(world.lora("wide")) for _ in range(1200)]
         for error in await asyncio.gather(*pins, return_exceptions=True):
             assert isinstance(error, AdapterUnavailableError)
             assert "no room" in str(error)

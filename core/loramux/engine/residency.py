@@ -34,9 +34,10 @@ class _Pin:
     @property
     def standing(self) -> _Pin | None:
         """It, or else the latest one before it, that has not failed."""
-        if not self.has_failed:
-            return self
-        return None if self.before is None else self.before.standing
+        pin: _Pin | None = self
+        while pin is not None and pin.has_failed:
+            pin = pin.before
+        return pin
 
 
 @dataclass
