@@ -233,6 +233,23 @@ def test_more_log_probabilities_than_a_server_can_hold(
         assert check_error(refused, 400, "BadRequestError", says)["param"] == param
 
 
+def test_log_probabilities_that_wait_for_the_last_token(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loramux.server.generation.sampling_fields.MAX_HELD_LOGPROBS", 24)
+    body = {"prompt": ["ab", "cd"], "max_tokens": 3, "logprobs": 3}
+    assert post(server, body).status_code == 200
+    refused = post(server, {**body, "max_tokens": 4})
+    says = "8 log probabilities for each of 4 tokens are more than the 24"
+    assert check_error(refused, 400, "BadRequestError", says)["param"] == "logprobs"
+    assert post(server, {**body, "max_tokens": 4, "stream": True}).status_code == 200
+    chat = {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 11}
+    answer = post(server, chat, "/v1/chat/completions").json()
+    assert answer["usage"]["completion_tokens"] == 2  # of 12 log probabilities each
+    refused = post(server, {**chat, "max_tokens": 3}, "/v1/chat/completions")
+    check_error(refused, 400, "BadRequestError", "12 log probabilities for each of 3 tokens")
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -51,15 +51,19 @@ class CompletionRequest(SamplingFields):
         """
         self._check_scores(sum(prompt_lengths) * self.n)
         tokens = [self._tokens_to_generate(max_model_len - length) for length in prompt_lengths]
-        params = {max_tokens: self._params(max_tokens, defaults) for max_tokens in set(tokens)}
+        num_prompts = len(prompt_lengths)
+        params = {each: self._params(each, num_prompts, defaults) for each in set(tokens)}
         return [params[max_tokens] for max_tokens in tokens]
 
-    def _params(self, max_tokens: int, defaults: Mapping[str, Any]) -> SamplingParams:
+    def _params(
+        self, max_tokens: int, num_prompts: int, defaults: Mapping[str, Any]
+    ) -> SamplingParams:
         return self.sampling_params(
             defaults,
             max_tokens=max_tokens,
             logprobs=self.logprobs,
             prompt_logprobs=self._scores,
+            num_prompts=num_prompts,
         )
 
     @property

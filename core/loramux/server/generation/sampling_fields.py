@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from loramux.sampling_params import MAX_N, MAX_TEMPERATURE, RequestOutputKind, SamplingParams
 from loramux.server.generation.structured_fields import StructuredFields
+from loramux.server.http.errors import bad_request
 from loramux.server.http.json_types import WHOLE, Integer, IntegerKey, within
 from loramux.structured_outputs import StructuredOutputsParams
 
@@ -17,6 +18,9 @@ MAX_LOGPROBS = 20
 
 MAX_TOKEN_IDS = 1024
 """Tokens that one request may name as stops, or give a bias; each is looked at at every step."""
+
+MAX_HELD_LOGPROBS = 4_000_000
+"""Of tokens in an answer that is not streamed; each takes 600 bytes until the last one is there."""
 
 _PLAIN_FIELDS = (
     "n",
@@ -88,13 +92,16 @@ class SamplingFields(StructuredFields):
         logprobs: int | None,
         prompt_logprobs: int | None,
         form: StructuredOutputsParams | None = None,
+        num_prompts: int = 1,
     ) -> SamplingParams:
         """The engine's form of these fields, ``defaults`` taking the place of what is not given.
 
         Args:
             form: of the text, instead of what these fields say of it.
+            num_prompts: of the request.
 
         Raises:
+            ApiError: more log probabilities are asked for than a server can hold.
             InvalidRequestError: a value is out of range.
         """
         given = {name: getattr(self, name) for name in _PLAIN_FIELDS}
@@ -102,9 +109,26 @@ class SamplingFields(StructuredFields):
         kind = RequestOutputKind.DELTA if self.stream else RequestOutputKind.FINAL_ONLY
         return SamplingParams(
             **{**defaults, **chosen},
-            max_tokens=max_tokens,
+            max_tokens=self._that_can_be_held(max_tokens, num_prompts, logprobs),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             output_kind=kind,
             structured_outputs=self.form() if form is None else form,
         )
+
+    def _that_can_be_held(
+        self, max_tokens: int | None, num_prompts: int, logprobs: int | None
+    ) -> int | None:
+        """``max_tokens``, or how many may be held where a request leaves it to the server."""
+        if logprobs is None or self.stream:
+            return max_tokens
+        at_a_time = num_prompts * max(self.n, 1) * (logprobs + 1)
+        most = MAX_HELD_LOGPROBS // at_a_time
+        if max_tokens is not None and max_tokens > most:
+            raise bad_request(
+                f"{at_a_time} log probabilities for each of {max_tokens} tokens are more than the "
+                f"{MAX_HELD_LOGPROBS} that one answer may hold; stream it, send several requests, "
+                "or ask for fewer.",
+                "logprobs",
+            )
+        return most if max_tokens is None else max_tokens
