@@ -1,4 +1,4 @@
-"""Large bodies are parsed where they hold up no stream."""
+"""Large bodies are parsed, and large answers written, where they hold up no stream."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from fastapi import Request
 from loramux.server.completions.request import parse_completion
 from loramux.server.http.body import LARGE_BODY_BYTES, read_json
 from loramux.server.http.errors import ApiError
+from loramux.server.http.events import as_json
+from loramux.server.http.large_json import json_with_list
 from tests.server.conftest import FolderResolver, state_around
 from tests.server.fake_engine import FakeEngine
 from tests.server.running_server import running
@@ -54,3 +56,21 @@ def test_token_ids_of_a_large_body_are_checked_on_the_way(tmp_path: Path) -> Non
     assert (wrong.status_code, long.status_code) == (400, 400)
     assert "prompt must be a string" in wrong.json()["error"]["message"]
     assert str(len(token_ids)) in long.json()["error"]["message"]
+
+
+def test_no_part_of_a_large_answer_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One choice may hold millions of numbers; ``json`` lets no other thread go on meanwhile."""
+    scores = [{str(token): {"logprob": -token / 7} for token in range(20)} for _ in range(1000)]
+    choice = {"text": "é", "logprobs": {"top_logprobs": [None, *scores]}, "prompt_logprobs": scores}
+    whole = {"id": "x", "prompt_logprobs": [None, *scores], "none": {}, "data": []}
+    lengths = []
+
+    def written(value: object) -> str:
+        text = as_json(value)
+        lengths.append(len(text))
+        return text
+
+    monkeypatch.setattr("loramux.server.http.large_json.as_json", written)
+    body = json_with_list(whole, "choices", [choice, choice])
+    assert body == as_json({**whole, "choices": [choice, choice]}).encode()
+    assert max(lengths) < len(body) / 50

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from loramux.outputs import PooledOutput, RequestOutput
-from loramux.server.http.events import json_with_list
+from loramux.server.http.large_json import json_with_list
 
 
 class EmbeddingUsage(BaseModel):

@@ -16,7 +16,8 @@ from loramux.server.generation.outputs_stream import PromptOutput, StartedStream
 from loramux.server.generation.run import Generation
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.errors import as_api_error, unexpected_error
-from loramux.server.http.events import DONE, EventStreamResponse, event, json_with_list
+from loramux.server.http.events import DONE, EventStreamResponse, event
+from loramux.server.http.large_json import json_with_list
 from loramux.server.metrics.generation_watch import GenerationWatch
 from loramux.server.metrics.record import record_of
 from loramux.server.state import ServerState

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi.responses import StreamingResponse
@@ -20,19 +20,6 @@ as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 def event(payload: Mapping[str, Any]) -> bytes:
     """One ``data:`` event."""
     return f"data: {as_json(payload)}\n\n".encode()
-
-
-def json_with_list(head: Mapping[str, Any], name: str, items: Iterable[Any]) -> bytes:
-    """A JSON object that ends with a list, each item of which is written by itself.
-
-    ``json`` keeps the interpreter from every other thread until it is done, seconds for a thousand
-    embeddings or log probabilities of as many prompts.
-
-    Args:
-        head: the other members; not empty.
-    """
-    body = as_json(head).removesuffix("}")
-    return f"{body},{as_json(name)}:[{','.join(map(as_json, items))}]}}".encode()
 
 
 class ChunkEvents:
