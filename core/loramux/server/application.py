@@ -25,6 +25,7 @@ ANY_CALLER = {
     "403": "The key has not the role admin.",
     "429": "Too much at this time; try again after Retry-After.",
 }
+ANY_PAGE = {"403": "A page of another site asks, and there are no keys."}
 OTHERS = {
     "404": "There is none of this name, for this caller.",
     "503": "It cannot be told or done now; try again.",
@@ -85,9 +86,11 @@ class Application(FastAPI):
         if self._has_keys:
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in document["paths"].items():
-            needs_key = self._has_keys and path not in OPEN_PATHS
+            is_open = path in OPEN_PATHS
+            needs_key = self._has_keys and not is_open
+            locks = ANY_CALLER if needs_key else {} if is_open else ANY_PAGE
             for operation in operations.values():
-                _add_errors(operation, needs_key)
+                _add_errors(operation, locks)
                 if needs_key:
                     operation["security"] = [{"key": []}]
 
@@ -101,11 +104,11 @@ def _routes_of(router: APIRouter) -> list[Route]:
     return [route for route in router.routes if isinstance(route, Route)]
 
 
-def _add_errors(operation: dict[str, Any], needs_key: bool) -> None:
+def _add_errors(operation: dict[str, Any], locks: dict[str, str]) -> None:
     """Of what stands before the route; without FastAPI's 422, as no route answers it."""
     responses = operation["responses"]
     responses.pop("422", None)
-    errors = {**ANY_REQUEST, **(ANY_CALLER if needs_key else {})}
+    errors = {**ANY_REQUEST, **locks}
     if "requestBody" in operation:
         errors.update(ANY_BODY)
     for status in errors:
