@@ -158,5 +158,7 @@ def test_a_site_whose_name_leads_to_this_machine_is_nobody_here() -> None:
             assert status(name) == 200
         assert status("probe.example", "/health") == 200
         paths = client.get("/openapi.json").json()["paths"]
-        told = {path: "403" in paths[path]["get"]["responses"] for path in ("/v1/models", "/health")}
+        told = {
+            path: "403" in paths[path]["get"]["responses"] for path in ("/v1/models", "/health")
+        }
         assert told == {"/v1/models": True, "/health": False}
