@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from loramux.sampling_params import RequestOutputKind
+from loramux.server.completions.answer import CompletionAnswer
+from loramux.server.generation.outputs_stream import PromptOutput
 from tests.server.running_server import RunningServer
 
 
@@ -156,6 +160,31 @@ def test_logprob_offsets_go_on_through_a_stream(server: RunningServer) -> None:
 def test_minus_infinity_has_a_number_in_json(server: RunningServer) -> None:
     answer = server.openai().completions.create(model="base", prompt="ab", max_tokens=1, logprobs=3)
     assert min(answer.choices[0].logprobs.top_logprobs[0].values()) == -9999.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "beside"),
+    [({}, False), ({"prompt_logprobs": 1}, True), ({"echo": True, "logprobs": 1}, True)],
+)
+def test_scores_of_prompts_are_put_into_words_beside_the_event_loop(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, fields: dict, beside: bool
+) -> None:
+    """Those of a long prompt take seconds, in a stream's first chunk as in a whole answer."""
+    beside_it = []
+    original = CompletionAnswer.events
+
+    def events(self: CompletionAnswer, item: PromptOutput) -> str:
+        try:
+            beside_it.append(not asyncio.get_running_loop())
+        except RuntimeError:
+            beside_it.append(True)
+        return original(self, item)
+
+    monkeypatch.setattr(CompletionAnswer, "events", events)
+    body = {"prompt": "ab", "max_tokens": 2, "stream": True, **fields}
+    with server.http() as client:
+        assert client.post("/v1/completions", json=body).text.endswith("data: [DONE]\n\n")
+    assert set(beside_it) == {beside}
 
 
 def test_prompt_logprobs_in_vllm_form(server: RunningServer) -> None:

@@ -13,6 +13,7 @@ from loramux.server.generation.outputs_stream import PromptOutput
 from loramux.server.generation.prompts import Prompt
 from loramux.server.generation.usage import Usage
 from loramux.server.http.events import ChunkEvents, as_json
+from loramux.server.http.large_json import in_parts
 
 
 class CompletionAnswer:
@@ -54,7 +55,7 @@ class CompletionAnswer:
             first = item.prompt_index * self._request.n
             choices = [_plain_choice(first, c) for c in item.output.outputs if _is_news(c)]
         else:
-            choices = [as_json(choice) for choice in self._choices(item) if _has_news(choice)]
+            choices = [in_parts(choice) for choice in self._choices(item) if _has_news(choice)]
         usage = self._usage_of_chunk()
         return "".join([self._events.of(choice, usage) for choice in choices])
 

@@ -12,6 +12,8 @@ from fastapi.responses import JSONResponse, Response
 
 from loramux.errors import LoramuxError
 from loramux.outputs import RequestOutput
+from loramux.pooling_params import Params
+from loramux.sampling_params import SamplingParams
 from loramux.server.generation.outputs_stream import PromptOutput, StartedStream
 from loramux.server.generation.run import Generation
 from loramux.server.http.disconnect import while_connected
@@ -98,24 +100,25 @@ async def answer_streaming(
     start = StartedStream.start(generation.outputs(server.engine))
     stream = await while_connected(request.receive, start)
     headers = generation.model.headers_for(stream.first.output.adapter_digest)
-    events = _events(stream, answer, generation.request_id, request, watch)
+    events = _events(stream, answer, generation, request, watch)
     return EventStreamResponse(events, stream.aclose, headers)
 
 
 async def _events(
     stream: StartedStream,
     answer: StreamedAnswer,
-    request_id: str,
+    generation: Generation,
     request: Request,
     watch: GenerationWatch,
 ) -> AsyncGenerator[bytes, None]:
+    takes_long = any(map(_scores_prompt, generation.params))
     try:
         watch.saw(stream.first)
-        if said := answer.events(stream.first):
+        if said := await _said(answer, stream.first, takes_long=takes_long):
             yield said.encode()
         async for item in stream.rest:
             watch.saw(item)
-            if said := answer.events(item):
+            if said := await _said(answer, item, takes_long=takes_long):
                 yield said.encode()
         if said := answer.last_events():
             yield said.encode()
@@ -124,6 +127,17 @@ async def _events(
         yield event(as_api_error(error, request).body())
     except Exception as error:
         record_of(request).refuse(error)
-        log.exception("request %s failed while it was streamed", request_id)
-        yield event(unexpected_error(request_id).body())
+        log.exception("request %s failed while it was streamed", generation.request_id)
+        yield event(unexpected_error(generation.request_id).body())
     yield DONE
+
+
+def _scores_prompt(params: Params) -> bool:
+    return isinstance(params, SamplingParams) and params.prompt_logprobs is not None
+
+
+async def _said(answer: StreamedAnswer, item: PromptOutput, *, takes_long: bool) -> str:
+    if not takes_long:
+        return answer.events(item)
+    # On a thread: the first events have what was asked of the whole prompt.
+    return await asyncio.to_thread(answer.events, item)

@@ -20,13 +20,14 @@ def json_with_list(head: Mapping[str, Any], name: str, items: Iterable[Mapping[s
     Args:
         head: the other members; not empty.
     """
-    body = _in_parts(head).removesuffix("}")
-    return f"{body},{as_json(name)}:[{','.join(map(_in_parts, items))}]}}".encode()
+    body = in_parts(head).removesuffix("}")
+    return f"{body},{as_json(name)}:[{','.join(map(in_parts, items))}]}}".encode()
 
 
-def _in_parts(value: Any) -> str:
+def in_parts(value: Any) -> str:
+    """JSON whose lists, those within objects too, are written a few items at a time."""
     if isinstance(value, Mapping):
-        members = (f"{as_json(name)}:{_in_parts(member)}" for name, member in value.items())
+        members = (f"{as_json(name)}:{in_parts(member)}" for name, member in value.items())
         return f"{{{','.join(members)}}}"
     if isinstance(value, list):
         starts = range(0, len(value), ITEMS_AT_ONCE)
