@@ -73,7 +73,7 @@ class LLM:
                 ``{"messages": [...]}``.
             sampling_params: one for all, or one each.
             lora_request: one adapter for all, or one (or None, the base model) each.
-            use_tqdm: show a progress bar.
+            use_tqdm: show a progress bar, where stderr is a terminal.
 
         Returns:
             One output for each prompt, in the order of the prompts.
@@ -160,7 +160,8 @@ class LLM:
 
     def _run(self, ids: list[str], use_tqdm: bool) -> list[RequestOutput]:
         finished: dict[str, RequestOutput] = {}
-        with tqdm(total=len(ids), desc="Processed prompts", disable=not use_tqdm) as progress:
+        hidden = None if use_tqdm else True  # None: where no terminal shows it
+        with tqdm(total=len(ids), desc="Processed prompts", disable=hidden) as progress:
             num_tokens = 0
             while len(finished) < len(ids):
                 for output in self.llm_engine.step():

@@ -28,8 +28,12 @@ def configure_logging(level: str = "INFO", log_format: str = "text") -> None:
         handler.setFormatter(formatter_for(log_format))
     if log_format == "json":
         logging.captureWarnings(True)
-        # Progress bars are no JSON; huggingface_hub and transformers look when they are imported.
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        hide_progress_bars()  # they are no JSON
+
+
+def hide_progress_bars() -> None:
+    """Those of huggingface_hub and transformers, which look when they are imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def line_for_stdout(sentence: str, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -156,11 +157,14 @@ def test_options_reach_the_template(llm):
 
 
 @pytest.mark.parametrize("use_tqdm", [True, False])
-def test_the_bar_counts_prompts_and_tokens(llm, capsys, use_tqdm):
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_bar_counts_prompts_and_tokens(llm, capsys, monkeypatch, use_tqdm, is_terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     llm.generate(TEXTS, PARAMS, use_tqdm=use_tqdm)
     shown = capsys.readouterr().err
-    assert bool(re.search(r"4/4.*24 tokens", shown)) is use_tqdm
-    assert use_tqdm or shown == ""
+    is_watched = use_tqdm and is_terminal
+    assert bool(re.search(r"4/4.*24 tokens", shown)) is is_watched
+    assert is_watched or shown == ""
 
 
 REFUSED = {

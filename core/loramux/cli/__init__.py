@@ -27,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     1 means that it could not be done, 2 that it was asked for in a way that makes no sense.
     """
     from loramux.errors import LoramuxError
+    from loramux.logger import hide_progress_bars
 
+    if not sys.stderr.isatty():
+        hide_progress_bars()
     words = with_config_first(_with_dashes(sys.argv[1:] if argv is None else argv))
     parser, command = _parser(words)
     arguments = parser.parse_args(words)
