@@ -275,7 +275,9 @@ def test_verify_cannot_compare_copies_of_base_weights(skeleton, tmp_path, capsys
 def test_verify_without_a_model_is_refused(tmp_path, adapter_files, capsys):
     path = adapter_files(tmp_path / "adapter")
     message = refused(capsys, "verify", path, "--model", tmp_path / "missing")
-    assert "cannot be loaded" in message
+    assert "missing' cannot be loaded (there is no such directory); check its path" in message
+    (tmp_path / "empty").mkdir()
+    assert "no such" not in refused(capsys, "verify", path, "--model", tmp_path / "empty")
 
 
 # --- pull -------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from loramux.models.refusals import (
     check_decoder,
     not_causal,
     reason_of,
+    reason_of_absence,
     refuse_unsupported,
 )
 
@@ -82,8 +83,8 @@ def load_config(args: EngineArgs) -> Config:
         )
     except (OSError, ValueError) as error:
         raise InvalidRequestError(
-            f"The model {args.model!r} cannot be loaded ({reason_of(error)}); "
-            "check its path or id.",
+            f"The model {args.model!r} cannot be loaded "
+            f"({reason_of_absence(args.model, error)}); check its path or id.",
             "model",
         ) from error
     override(config, args.hf_overrides or {})
@@ -107,9 +108,10 @@ def load_tokenizer(args: EngineArgs) -> Tokenizer | None:
             trust_remote_code=args.trust_remote_code,
         )
     except (OSError, ValueError) as error:
+        name = args.tokenizer or args.model
         raise InvalidRequestError(
-            f"The tokenizer of {args.tokenizer or args.model!r} cannot be loaded "
-            f"({reason_of(error)}); give another with tokenizer=, or skip_tokenizer_init.",
+            f"The tokenizer of {name!r} cannot be loaded ({reason_of_absence(name, error)}); "
+            "give another with tokenizer=, or skip_tokenizer_init.",
             "tokenizer",
         ) from error
 

@@ -5,6 +5,12 @@ Every check raises InvalidRequestError.
 
 from __future__ import annotations
 
+import os
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # not in __all__
+    validate_repo_id,
+)
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers import PreTrainedConfig as Config
 
@@ -70,6 +76,16 @@ def check_attention(config: Config, kv_shapes: dict[int, KVShape], name: str) ->
             "transformers' attention interface, so loramux cannot run it; choose another model.",
             "model",
         )
+
+
+def reason_of_absence(name: str, error: Exception) -> str:
+    """Why no model has that name; who writes a path need not know the Hub's rules for ids."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        if not os.path.isdir(name):
+            return "there is no such directory"
+    return reason_of(error)
 
 
 def reason_of(error: Exception) -> str:
