@@ -291,8 +291,19 @@ def test_a_request_may_name_an_adapter_on_the_hub(hub, suffix, tmp_path):
 @pytest.mark.parametrize("path", ["org/missing", f"{REPO}@missing"])
 def test_a_request_for_what_is_not_there_says_where_was_looked(hub, path):
     hub.repository(REPO).push(adapter())
-    with pytest.raises(AdapterNotFoundError, match=f"{path}: it is no directory here, and The Hug"):
+    with pytest.raises(AdapterNotFoundError, match=f"{path}: it is no directory here, and the Hug"):
         locate(LoRARequest("a", 1, path))
+
+
+@pytest.mark.parametrize("path", ["/no/such", "./no/such", "~/no", f"{REPO}/adapters/no"])
+def test_the_hub_is_not_asked_for_what_was_meant_to_be_here(hub, path, tmp_path, monkeypatch):
+    hub.repository(REPO).push(adapter("no", "adapters"))
+    (tmp_path / REPO).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AdapterNotFoundError, match="there is no such directory; check the path"):
+        locate(LoRARequest("a", 1, path))
+    assert hub.log("") == []
+    locate(LoRARequest("a", 1, f"{REPO}/adapters@main"))  # an explicit revision is the Hub's
 
 
 def test_a_path_that_a_repository_does_not_have_is_not_found(hub, tmp_path):
@@ -310,7 +321,7 @@ def test_a_request_is_served_from_the_cache_while_the_hub_is_away(hub, caplog, t
     assert "is served from the local cache" in caplog.text
     with pytest.raises(
         AdapterUnavailableError,
-        match=r"^org/other is no directory here, and The .* try again later",
+        match=r"^org/other is no directory here, and the Hug.* try again later",
     ):
         locate(LoRARequest("a", 1, "org/other"))
 

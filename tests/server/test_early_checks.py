@@ -62,7 +62,7 @@ def test_a_number_that_cannot_be_read(variable: str, monkeypatch: pytest.MonkeyP
 
 
 def test_an_adapter_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(AdapterNotFoundError, match="'/no/such/adapter': it is neither a directory"):
+    with pytest.raises(AdapterNotFoundError, match="'/no/such/adapter': there is no such dir"):
         start(("a", str(tmp_path)), ("b", "/no/such/adapter"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from loramux.errors import AdapterNotFoundError, AdapterUnavailableError
+from loramux.errors import AdapterError, AdapterNotFoundError, AdapterUnavailableError
 from loramux.lora.checkpoint.untrusted import shown
 from loramux.lora.fetch.origin import (
     CheckpointOrigin,
@@ -55,6 +55,12 @@ def _revision(directory: Path) -> SourceRevision:
 
 def _on_hub(request: LoRARequest) -> HubSource:
     path = HubPath.parse(request.lora_path)
+    if request.lora_path.startswith(("/", ".", "~")) or (path and _is_below_directory(path)):
+        raise AdapterNotFoundError(
+            f"No adapter found for {shown(request.lora_path)}: there is no such directory; "
+            f"check the path of adapter {request.lora_name!r}.",
+            "there is no such directory; check its path.",
+        )
     if path is None:
         raise AdapterNotFoundError(
             f"No adapter found for {shown(request.lora_path)}: it is neither a directory nor a "
@@ -65,10 +71,25 @@ def _on_hub(request: LoRARequest) -> HubSource:
         return find_on_hub(path)
     except AdapterNotFoundError as error:
         raise AdapterNotFoundError(
-            f"No adapter found for {request.lora_path}: it is no directory here, and {error}",
+            f"No adapter found for {request.lora_path}: it is no directory here, and "
+            f"{_continued(error)}",
             error.reason,
         ) from error
     except AdapterUnavailableError as error:
         raise AdapterUnavailableError(
-            f"{request.lora_path} is no directory here, and {error}", error.reason
+            f"{request.lora_path} is no directory here, and {_continued(error)}", error.reason
         ) from error
+
+
+def _is_below_directory(path: HubPath) -> bool:
+    """Whether what may be ``org/repo/directory`` begins with a directory of this machine.
+
+    As ``org/repo`` alone it would be that one's, and not the Hub's.
+    """
+    return bool(path.subpath) and path.revision is None and is_directory(path.repo_id)
+
+
+def _continued(error: AdapterError) -> str:
+    """The Hub's refusal as the second half of a sentence."""
+    sentence = str(error)
+    return f"the{sentence[3:]}" if sentence.startswith("The ") else sentence
