@@ -11,6 +11,7 @@ import pytest
 
 from loramux.cli import main
 from loramux.cli.chat_partners import RemotePartner
+from loramux.server.access.keyring import Keyring
 from tests.server.checkpoints import greedy, save_adapter, save_model
 from tests.server.conftest import FolderResolver, state_around
 from tests.server.fake_engine import FakeEngine
@@ -65,17 +66,38 @@ def test_a_server(
     assert capsys.readouterr().out == "<USER\n"
 
 
+def test_a_server_with_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(monkeypatch, "hi")
+    keyring = Keyring(["secret"])
+    with running(state_around(FakeEngine(), FolderResolver(tmp_path), keyring=keyring)) as server:
+        for words in ([], ["base"], ["--api-key", "wrong"]):
+            assert main(["chat", *words, "--url", server.url]) == 1
+            says = "one of its API keys; give it with --api-key or LORAMUX_API_KEY."
+            assert says in capsys.readouterr().err
+        say(monkeypatch, "hi")
+        assert main(["chat", "--url", server.url, "--api-key", "secret"]) == 0
+
+
 def test_what_goes_wrong_is_told_and_the_conversation_goes_on(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     say(monkeypatch, "x" * 400, "hi")
-    assert main(["chat", "--url", server.url, "--max-tokens", "6"]) == 0
+    assert main(["chat", "--url", server.url, "--max-tokens", "6"]) == 1
     captured = capsys.readouterr()
     assert captured.out == "<user>\n"
     assert captured.err.startswith("loramux chat: This model's maximum context length is 256")
     say(monkeypatch, "hi")
+    assert main(["chat", "nobody", "--url", server.url]) == 1
+    assert "`nobody` does not exist" in capsys.readouterr().err
+    say(monkeypatch)
+    lines = iter(["hi", "/exit"])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
     assert main(["chat", "nobody", "--url", server.url]) == 0
     assert "`nobody` does not exist" in capsys.readouterr().err
+    monkeypatch.undo()
     say(monkeypatch, "/help me")
     assert main(["chat", "--url", server.url]) == 0
     captured = capsys.readouterr()
@@ -114,7 +136,7 @@ def test_a_server_of_another_kind(
     assert says in capsys.readouterr().err
     say(monkeypatch, "hi")
     monkeypatch.setattr(RemotePartner, "_open", lambda *_: io.BytesIO(f"data: {answer}".encode()))
-    assert main(["chat", "m", "--url", "http://127.0.0.1:9"]) == 0
+    assert main(["chat", "m", "--url", "http://127.0.0.1:9"]) == 1
     assert says in capsys.readouterr().err
 
 

@@ -45,28 +45,32 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Talk until the input ends."""
+    """Talk until the input ends; 1 if it was piped in, and a part of it has no answer."""
     try:
         partner = _remote(arguments) if arguments.url else _local(arguments)
     except InvalidRequestError as error:
         print(f"loramux chat: {error}", file=sys.stderr)
         return 2
     try:
-        converse(partner, arguments.system)
+        is_answered = converse(partner, arguments.system)
     finally:
         partner.close()
-    return 0
+    return 0 if is_answered or sys.stdin.isatty() else 1
 
 
-def converse(partner: Partner, system: str | None) -> None:
-    """Ask for lines, and print the answers as they come."""
+def converse(partner: Partner, system: str | None) -> bool:
+    """Ask for lines, and print the answers as they come.
+
+    Returns whether each of them has one.
+    """
     beginning: list[Message] = [{"role": "system", "content": system}] if system else []
     messages = list(beginning)
+    is_answered = True
     if sys.stdin.isatty():
         print(WELCOME)
     for line in _lines():
         if line == "/exit":
-            return
+            break
         if line == "/new":
             messages = list(beginning)
             continue
@@ -77,9 +81,11 @@ def converse(partner: Partner, system: str | None) -> None:
         messages.append({"role": "user", "content": line})
         answer = _answer(partner, messages)
         if answer is None:
+            is_answered = False
             messages.pop()
         else:
             messages.append({"role": "assistant", "content": answer})
+    return is_answered
 
 
 def _answer(partner: Partner, messages: list[Message]) -> str | None:

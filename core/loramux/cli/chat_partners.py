@@ -10,6 +10,7 @@ from http.client import HTTPException, HTTPResponse
 from itertools import count
 from typing import Any, Protocol, cast
 
+from loramux.cli.serve_locks import API_KEY_VARIABLE
 from loramux.engine.args import EngineArgs
 from loramux.errors import InvalidRequestError, LoramuxError
 
@@ -161,7 +162,12 @@ def _text_of(chunk: Any) -> str:
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
-    """What the server says, or its status."""
+    """What the server says, or its status; of a key in this command's words, not in HTTP's."""
+    if error.code == 401:
+        return (
+            "The server takes no requests without one of its API keys; give it with --api-key or "
+            f"{API_KEY_VARIABLE}."
+        )
     try:
         return str(json.load(error)["error"]["message"])
     except (ValueError, KeyError, TypeError, OSError):
