@@ -2,7 +2,7 @@
 
     python examples/structured_outputs.py
 
-Needs ``pip install loramux[structured]``. No training is involved: at each step, only tokens that
+Needs ``pip install 'loramux[structured]'``. No training is involved: at each step, only tokens that
 fit the form can come.
 """
 

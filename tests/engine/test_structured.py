@@ -236,7 +236,7 @@ def test_without_the_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(library, "PACKAGE", "no_such_package")
-    with pytest.raises(InvalidRequestError, match=r"install loramux\[structured\]"):
+    with pytest.raises(InvalidRequestError, match=r"not installed here; install 'loramux\[st"):
         engines(**ROOM).add_request("r", [5], params(JSON))
 
 

@@ -37,8 +37,8 @@ def require_library() -> None:
     """
     if find_spec(PACKAGE) is None:
         raise InvalidRequestError(
-            f"Structured outputs need the package {PACKAGE}, which this server does not have; "
-            "install loramux[structured].",
+            f"Structured outputs need the package {PACKAGE}, which is not installed here; "
+            "install 'loramux[structured]'.",
             PARAM,
         )
 
