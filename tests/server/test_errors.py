@@ -160,6 +160,8 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"tools": [TOOL] * 1025}, "tools", "at most 1024 items"),
         ({"tools": [TOOL, TOOL], "tool_choice": "required"}, None, "two functions named 'f'"),
         ({"tool_choice": "required"}, None, "there are no tools"),
+        ({"tool_choice": "x"}, "tool_choice", "must be 'none', 'auto', 'required', or"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice", '"function": {"name": "..."}}.'),
         ({"chat_template_kwargs": {f"x{i}": i for i in range(257)}}, "chat_template_kwargs", "256"),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 MAX_TOOLS = 1024
 """Eight times as many as OpenAI's API takes; a chat template writes each of them out."""
@@ -52,6 +60,18 @@ class ToolFields(BaseModel):
     tools: list[Tool] = Field(default_factory=list, max_length=MAX_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool = True
+
+    @field_validator("tool_choice", mode="wrap")
+    @classmethod
+    def _read_choice(cls, value: object, read: ValidatorFunctionWrapHandler) -> object:
+        """One sentence for all forms; pydantic has one for each, and names them by our types."""
+        try:
+            return read(value)
+        except ValidationError:
+            raise ValueError(
+                "must be 'none', 'auto', 'required', or a function's name as "
+                '{"type": "function", "function": {"name": "..."}}'
+            ) from None
 
     @model_validator(mode="after")
     def _check_tools(self) -> Self:
