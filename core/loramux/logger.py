@@ -29,6 +29,16 @@ def configure_logging(level: str = "INFO", log_format: str = "text") -> None:
     if log_format == "json":
         logging.captureWarnings(True)
         hide_progress_bars()  # they are no JSON
+    _remove_handlers_of_hub()
+
+
+def _remove_handlers_of_hub() -> None:
+    """huggingface_hub's lines reach the root's handlers; its own would write each once more."""
+    import huggingface_hub.utils.logging  # noqa: F401  # adds its handler as it is imported
+
+    logger = logging.getLogger("huggingface_hub")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
 
 
 def hide_progress_bars() -> None:

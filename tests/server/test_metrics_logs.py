@@ -155,6 +155,8 @@ def test_a_process_writes_json_and_nothing_else(tmp_path: Path) -> None:
         "configure_logging(log_format='json'); warnings.warn('old');"
         "logging.getLogger('loramux.x').info('new %d', 1);"
         "logging.getLogger('uvicorn.error').error('broken\\nline');"
+        "from huggingface_hub.utils import logging as hub;"
+        "hub.get_logger('huggingface_hub.x').warning('once');"
         "print(line_for_stdout('ready: x', 'loramux.x'))"
     )
     result = subprocess.run(
@@ -162,7 +164,8 @@ def test_a_process_writes_json_and_nothing_else(tmp_path: Path) -> None:
         env=dict(os.environ), cwd=tmp_path,
     )  # fmt: skip
     parsed = [json.loads(line) for line in result.stderr.splitlines()]
-    assert [line["logger"] for line in parsed] == ["py.warnings", "loramux.x", "uvicorn.error"]
+    loggers = ["py.warnings", "loramux.x", "uvicorn.error", "huggingface_hub.x"]
+    assert [line["logger"] for line in parsed] == loggers
     assert parsed[1]["message"] == "new 1"
     assert parsed[2]["message"] == "broken\nline"
     before, after = result.stdout.splitlines()
