@@ -13,6 +13,9 @@ from loramux.errors import LoramuxError
 ADAPTER_DIRECTORY_VARIABLE = "LORAMUX_LORA_RESOLVER_CACHE_DIR"
 """Where the filesystem resolver looks, and what looks at its adapters without a server."""
 
+ADAPTER_REPOSITORIES_VARIABLE = "LORAMUX_LORA_RESOLVER_HF_REPO_LIST"
+"""Where the Hub resolver looks, and what may be loaded by path under the names it has there."""
+
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 

@@ -15,12 +15,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 DEMO = Path(__file__).parent
@@ -53,6 +55,7 @@ class Answer:
 
 
 def main() -> int:
+    print("Starting a server, which takes some seconds ...", flush=True)
     with serving() as url:
         print(f"\nserving at {url}; nobody has registered an adapter\n")
         print_table("All at once, every adapter named for the first time:", ask_all(url))
@@ -64,31 +67,33 @@ def main() -> int:
 @contextmanager
 def serving() -> Iterator[str]:
     """A server on a free port, ended afterwards; yields its address."""
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "loramux", "serve", str(DEMO / BASE)),
-            *("--served-model-name", BASE, "--enable-lora", "--max-loras", "5"),
-            *("--host", "127.0.0.1", "--port", "0", "--no-access-log"),
-        ],
-        env={
-            **os.environ,
-            "LORAMUX_PLUGINS": "lora_filesystem_resolver",
-            "LORAMUX_LOG_FORMAT": "text",
-            "LORAMUX_API_KEY": "",
-            "LORAMUX_API_KEYS_FILE": "",
-            "LORAMUX_LORA_RESOLVER_CACHE_DIR": str(DEMO / "adapters"),
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield wait_until_ready(server)
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(timeout=30)
+    with tempfile.TemporaryFile("w+") as log:
+        server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "loramux", "serve", str(DEMO / BASE)),
+                *("--served-model-name", BASE, "--enable-lora", "--max-loras", "5"),
+                *("--host", "127.0.0.1", "--port", "0", "--no-access-log"),
+            ],
+            env={
+                **os.environ,
+                "LORAMUX_PLUGINS": "lora_filesystem_resolver",
+                "LORAMUX_LOG_FORMAT": "text",
+                "LORAMUX_API_KEY": "",
+                "LORAMUX_API_KEYS_FILE": "",
+                "LORAMUX_LORA_RESOLVER_CACHE_DIR": str(DEMO / "adapters"),
+            },
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        try:
+            yield wait_until_ready(server, log)
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(timeout=30)
 
 
-def wait_until_ready(server: subprocess.Popen[str]) -> str:
+def wait_until_ready(server: subprocess.Popen[str], log: IO[str]) -> str:
     """The address the server prints once it answers; ends the demo if it never does."""
     assert server.stdout is not None
     deadline = time.monotonic() + START_SECONDS
@@ -97,7 +102,8 @@ def wait_until_ready(server: subprocess.Popen[str]) -> str:
             return line.removeprefix(READY).split()[0]
         if time.monotonic() > deadline:
             break
-    raise SystemExit("The server did not start; its messages are above.")
+    log.seek(0)
+    raise SystemExit(f"{log.read()}The server did not start; its messages are above.")
 
 
 def ask_all(url: str) -> list[Answer]:

@@ -43,6 +43,8 @@ class FlashAttention(ABC):
     requirement: ClassVar[Requirement]
     capabilities: ClassVar[range]
     """Major compute capabilities that it is built for."""
+    table_argument: ClassVar[str]
+    """What it calls a block table where decodes read their keys through one."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
@@ -64,9 +66,21 @@ class FlashAttention(ABC):
         """
         return self._decodes(batch) if max_new_tokens == 1 else self._mixed(batch, max_new_tokens)
 
-    @abstractmethod
     def _decodes(self, batch: Metadata) -> Attend:
         """Every row is the only one of its sequence; sequences without one come last."""
+
+        def attend(query: Tensor, cache: LayerCache, options: AttentionOptions) -> Tensor:
+            out: Tensor = self._module.flash_attn_with_kvcache(
+                query[:, None],
+                cache.keys,
+                cache.values,
+                cache_seqlens=batch.lengths[: len(query)],
+                **{self.table_argument: batch.block_table[: len(query)]},
+                **_scoring(options),
+            )
+            return out[:, 0]
+
+        return attend
 
     @abstractmethod
     def _mixed(self, batch: Metadata, max_new_tokens: int) -> Attend: ...
@@ -78,6 +92,7 @@ class FlashAttention2(FlashAttention):
     name = "flash-attn 2"
     requirement = Requirement("flash_attn", "flash-attn", (2, 8), (3, 0))
     capabilities = range(8, 100)
+    table_argument = "block_table"
 
     def unserved(self, cache: CacheShape) -> str | None:
         if cache.block_size % 256:
@@ -86,20 +101,6 @@ class FlashAttention2(FlashAttention):
                 f"{cache.block_size}"
             )
         return super().unserved(cache)
-
-    def _decodes(self, batch: Metadata) -> Attend:
-        def attend(query: Tensor, cache: LayerCache, options: AttentionOptions) -> Tensor:
-            out: Tensor = self._module.flash_attn_with_kvcache(
-                query[:, None],
-                cache.keys,
-                cache.values,
-                cache_seqlens=batch.lengths[: len(query)],
-                block_table=batch.block_table[: len(query)],
-                **_scoring(options),
-            )
-            return out[:, 0]
-
-        return attend
 
     def _mixed(self, batch: Metadata, max_new_tokens: int) -> Attend:
         key_start_loc = functional.pad(torch.cumsum(batch.lengths, 0, dtype=torch.int32), (1, 0))
@@ -127,20 +128,7 @@ class FlashAttention3(FlashAttention):
     name = "FlashAttention 3"
     requirement = Requirement("flash_attn_interface", "flash_attn_3", (3, 0), (4, 0))
     capabilities = range(9, 10)
-
-    def _decodes(self, batch: Metadata) -> Attend:
-        def attend(query: Tensor, cache: LayerCache, options: AttentionOptions) -> Tensor:
-            out: Tensor = self._module.flash_attn_with_kvcache(
-                query[:, None],
-                cache.keys,
-                cache.values,
-                cache_seqlens=batch.lengths[: len(query)],
-                page_table=batch.block_table[: len(query)],
-                **_scoring(options),
-            )
-            return out[:, 0]
-
-        return attend
+    table_argument = "page_table"
 
     def _mixed(self, batch: Metadata, max_new_tokens: int) -> Attend:
         def attend(query: Tensor, cache: LayerCache, options: AttentionOptions) -> Tensor:

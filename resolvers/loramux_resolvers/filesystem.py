@@ -20,14 +20,14 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from loramux import LoRARequest, LoRAResolver, hookimpl
+from loramux import LoRARequest, LoRAResolver, env, hookimpl
 from loramux.errors import PluginError
 from loramux.lora.resolver import stable_lora_int_id
 from loramux_resolvers.safe_names import why_unsafe
 
 log = logging.getLogger(__name__)
 
-VARIABLE = "LORAMUX_LORA_RESOLVER_CACHE_DIR"
+VARIABLE = env.ADAPTER_DIRECTORY_VARIABLE
 
 CONFIG_FILE = "adapter_config.json"
 CHECKPOINT_FILES = (CONFIG_FILE, "adapter_model.safetensors", "adapter_model.bin")

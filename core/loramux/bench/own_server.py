@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loramux import env
 from loramux.bench import BenchmarkError
 
 READY = "loramux is ready: "
@@ -75,7 +76,7 @@ def _environment(adapters: Path) -> dict[str, str]:
         "LORAMUX_API_KEY": "",
         "LORAMUX_API_KEYS_FILE": "",
         "LORAMUX_PLUGINS": "lora_filesystem_resolver",
-        "LORAMUX_LORA_RESOLVER_CACHE_DIR": str(adapters),
+        env.ADAPTER_DIRECTORY_VARIABLE: str(adapters),
         "LORAMUX_LOG_FORMAT": "text",  # the line that says it is ready is looked for below
     }
 

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.server.access.caller import Caller, access_of
 from loramux.server.adapters.described import ModelCard, ModelList
-from loramux.server.adapters.places import path_for
+from loramux.server.adapters.disclosure import path_for
 from loramux.server.http.documented import answers
 from loramux.server.printable import printable
 from loramux.server.state import Server, ServerState

@@ -11,7 +11,6 @@ from loramux.lora.hub.source import HubPath
 from loramux.lora.resolve.catalog import AdapterModule
 
 HUB_SCHEME = "hf://"
-HUB_VARIABLE = "LORAMUX_LORA_RESOLVER_HF_REPO_LIST"
 
 MAX_PATH_LENGTH = 4096
 """Linux takes no longer one; to follow one part by part takes time that grows with its square."""
@@ -68,7 +67,7 @@ def named_places(modules: Iterable[AdapterModule], base_model_name: str) -> Iter
     if directory := env.read_text(env.ADAPTER_DIRECTORY_VARIABLE):
         model = base_model_name.strip("/")
         yield NamedPlace.directory(directory, folders=(model, model.rpartition("/")[2]))
-    yield from map(NamedPlace.repository, env.read_list(HUB_VARIABLE))
+    yield from map(NamedPlace.repository, env.read_list(env.ADAPTER_REPOSITORIES_VARIABLE))
     for module in modules:
         is_on_hub = HubPath.parse(module.path) is not None and not os.path.isdir(module.path)
         place = NamedPlace.repository if is_on_hub else NamedPlace.directory

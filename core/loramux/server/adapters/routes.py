@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.server.access.caller import Caller, access_of
 from loramux.server.adapters.described import AdapterList
-from loramux.server.adapters.places import path_for, source_for
+from loramux.server.adapters.disclosure import path_for, source_for
 from loramux.server.engine_protocol import AdapterInfo
 from loramux.server.http.documented import answers
 from loramux.server.state import Server

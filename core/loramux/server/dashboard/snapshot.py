@@ -9,7 +9,7 @@ from typing import Any
 from loramux import __version__
 from loramux.lora.resolve.catalog_entry import Use
 from loramux.server.access.caller import Caller
-from loramux.server.adapters.places import place_for
+from loramux.server.adapters.disclosure import place_for
 from loramux.server.dashboard.activity import Activity
 from loramux.server.dashboard.load_log import Load, LoadLog
 from loramux.server.dashboard.token_gaps import GapFigures

@@ -17,8 +17,7 @@ from loramux.server.state import ServerState, state_of
 class ModelRoute(APIRoute):
     """Of endpoints that take the request and the server's state, and read the body themselves.
 
-    There is nothing that FastAPI would have to find out about them for each request anew, which
-    costs as much as all of their own work.
+    There is nothing that FastAPI would have to find out about them for each request anew.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
