@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from loramux.bench.base_streams import BaseStreams
 from loramux.bench.memory import draw_power_law
+from loramux.bench.report import table
 from loramux.bench.spread import Spread
 from loramux.bench.streaming_client import Answer
 from loramux.bench.throughput import _Seconds
@@ -55,3 +58,30 @@ def test_decode_is_unknown_where_one_token_took_longer_than_all() -> None:
     usual, disturbed = _Seconds(1.0, 3.0), _Seconds(3.3, 2.4)
     assert usual.case("", workload, usual).decode_tokens_per_second == 4
     assert disturbed.case("", workload, usual).decode_tokens_per_second is None
+
+
+def phase_of(of_quiet: float) -> dict[str, Any]:
+    streams = {"tokens_per_second": 100 * of_quiet, "gap_ms": None}
+    return {"kind": "quiet", "rate": 0, "streams": streams, "of_quiet": of_quiet}
+
+
+def memory_of(of_all_resident: float) -> dict[str, Any]:
+    adapter = {"rank": 8, "max_lora_rank": 256, "of_own_bytes": 1.6}
+    start = {"load_format": "dummy", "without_lora_seconds": 1.0, "with_lora_seconds": 2.0}
+    law = dict.fromkeys(("num_requests", "num_drawn", "num_adapters", "resident"), 8)
+    law |= dict.fromkeys(("tokens_per_second", "all_resident_tokens_per_second"), 1)
+    law["of_all_resident"] = of_all_resident
+    return {"adapter": adapter, "server_start": start, "power_law": law}
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        lambda ratio: {"storm": {"phases": [phase_of(1.0), phase_of(ratio)]}},
+        lambda ratio: {"memory": memory_of(ratio)},
+    ],
+)
+def test_a_table_says_that_a_ratio_far_above_1_is_none_to_trust(report: Any) -> None:
+    untrusted = table(report(2.345)).splitlines()[-1]
+    assert untrusted.startswith("2.35 is above 1.1: the machine's own speed moved")
+    assert "own speed" not in table(report(1.1)) + table(report(0.2))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from loramux.cli.table import aligned
 
 FEW_CORES = 2
 """On so few, what the client computes is missing to the model."""
+
+RATIOS = frozenset({"of_without", "of_offline", "of_quiet", "of_all_resident"})
+"""Figures that are the speed of some work, with more to do beside it, over the speed without."""
+
+HIGHEST_RATIO = 1.1
+"""Nothing becomes faster by having more to do; up to here it is what two runs differ by."""
 
 Section = Mapping[str, Any]
 Row = Sequence[str]
@@ -22,8 +28,29 @@ def table(report: Mapping[str, Any]) -> str:
 
 def _section(name: str, section: Section) -> str:
     title, rows = SECTIONS[name]
-    lines = section["error"] if "error" in section else aligned(rows(section))
-    return f"{title}\n{lines}"
+    if "error" in section:
+        return f"{title}\n{section['error']}"
+    return "\n".join([title, aligned(rows(section)), *_doubts(section)])
+
+
+def _doubts(section: Section) -> Iterator[str]:
+    """A line for people who would otherwise believe a ratio that no machine at rest shows."""
+    highest = max(_ratios(section), default=0.0)
+    if highest > HIGHEST_RATIO:
+        yield (
+            f"{highest:.2f} is above {HIGHEST_RATIO}: the machine's own speed moved between the "
+            "runs, so trust no ratio here; repeat it on an idle machine."
+        )
+
+
+def _ratios(figures: Any) -> Iterator[float]:
+    """Those of ``RATIOS`` anywhere in a section."""
+    if isinstance(figures, Mapping):
+        yield from (figures[name] for name in RATIOS & figures.keys())
+        yield from _ratios(list(figures.values()))
+    elif isinstance(figures, list):
+        for figure in figures:
+            yield from _ratios(figure)
 
 
 def _ceilings(section: Section) -> list[Row]:
