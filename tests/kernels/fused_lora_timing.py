@@ -24,7 +24,7 @@ from loramux_kernels.triton_lora import (
     begin_rank_vectors,
     rotate_and_store_with_lora_,
 )
-from loramux_kernels.triton_lora.beside import MAX_ROWS
+from loramux_kernels.triton_lora.rank_vectors import BESIDE_ROWS
 from tests.kernels.block_cases import Attention, Place, rotary_table
 from tests.kernels.lora_cases import Layer, Segments
 from tests.kernels.lora_timing import LLAMA, NUM_SITES, captured, microseconds
@@ -114,7 +114,7 @@ class LlamaLayer:
         """
         shipped = self.works[mix.max_rank]
         runs = {way.name: (way, shipped) for way in (Way(), *WAYS)}
-        if self.rows <= MAX_ROWS:
+        if self.rows <= BESIDE_ROWS:
             beside = self.work(self.tiles, mix.max_rank)
             beside.branch = Branch(self.x.device)
             runs["beside"] = WAYS[-1], beside

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -164,6 +165,44 @@ def check_replaced() -> None:
 
 def test_a_slot_takes_another_adapter(interpreter):
     run(interpreter, check_replaced)
+
+
+def check_ahead(num_rows: int, begin_at: int) -> None:
+    """What was begun is used, and only for the product that it was begun for."""
+    from loramux_kernels.triton_lora import rank_vectors
+
+    with mock.patch.object(rank_vectors, "AHEAD_ROWS", begin_at):
+        compute_ahead(num_rows, is_ahead=num_rows >= begin_at)
+
+
+def compute_ahead(num_rows: int, is_ahead: bool) -> None:
+    from loramux_kernels.triton_lora import apply_lora_, begin_rank_vectors
+
+    layer = Layer([(24, [16]), (24, [16])], [[3, 5], [20, 2]], torch.float32)
+    work = layer.work(PREFILL_TILES, num_rows)
+    segments = [(0, [0, 3]), (1, [2])]
+    x, before = torch.randn(num_rows, 24), torch.randn(num_rows, 16)
+    first, second = layer.projections
+    work.fill(segments)
+    begin_rank_vectors(x, first, work)
+    assert (work.begun is first) == is_ahead
+    y = before.clone()
+    if is_ahead:
+        apply_lora_(y, torch.full_like(x, float("nan")), first, work)
+        layer.check(0, y, before, x, segments)
+    begin_rank_vectors(torch.full_like(x, float("nan")), first, work)  # and the step fails
+    for index, projection in enumerate((first, second)):
+        for begins in (True, False):
+            y = before.clone()
+            if begins:
+                begin_rank_vectors(x, projection, work)
+            apply_lora_(y, x, projection, work)
+            layer.check(index, y, before, x, segments)
+
+
+@pytest.mark.parametrize("begin_at", [4, 5, 6])
+def test_rank_vectors_ahead_of_the_product(interpreter, begin_at):
+    run(interpreter, check_ahead, 5, begin_at)
 
 
 def check_bystanders(path: str, value: float) -> None:

@@ -13,8 +13,8 @@ from loramux_kernels.triton_lora.apply_fused import (
     rotate_and_store_with_lora_,
 )
 from loramux_kernels.triton_lora.arena import GRANULE, PAGE_BYTES, Allocation, Arena
-from loramux_kernels.triton_lora.beside import begin_rank_vectors
 from loramux_kernels.triton_lora.projection import PackedProjection
+from loramux_kernels.triton_lora.rank_vectors import begin_rank_vectors
 from loramux_kernels.triton_lora.tiles import DECODE, PREFILL, LoRATiles
 from loramux_kernels.triton_lora.work_list import LoRAWork
 

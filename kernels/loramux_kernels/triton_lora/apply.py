@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from loramux_kernels.triton_lora.beside import rank_vectors
 from loramux_kernels.triton_lora.prefill import add_dense_, is_dense
 from loramux_kernels.triton_lora.projection import PackedProjection
+from loramux_kernels.triton_lora.rank_vectors import rank_vectors
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from loramux_kernels.blocks import Activation, RMSNorm, Rotation, add_rms_norm_, gated_activation
 from loramux_kernels.triton_lora.apply import apply_lora_, check_product
-from loramux_kernels.triton_lora.beside import rank_vectors
 from loramux_kernels.triton_lora.prefill import is_dense
 from loramux_kernels.triton_lora.projection import PackedProjection
+from loramux_kernels.triton_lora.rank_vectors import rank_vectors
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 

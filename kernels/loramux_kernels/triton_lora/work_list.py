@@ -11,6 +11,7 @@ import torch
 
 from loramux_kernels.branch import Branch
 from loramux_kernels.triton_lora.adapter_table import AdapterTable
+from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.tiles import LoRATiles
 
 HEADER = 8
@@ -46,6 +47,7 @@ class LoRAWork:
         branch: where shrink may run beside the base product; None on a CPU.
 
     Attributes:
+        begun: the projection whose rank vectors are computed ahead of or beside its product.
         max_rows, max_rank: as given, rows rounded up.
         rank: components of one rank tile of ``tiles``.
         counts: int32 ``[8]``: tiles of rows, tiles of rows and rank, row tiles.
@@ -72,6 +74,7 @@ class LoRAWork:
         self.table = table
         self.shape = tiles
         self.branch = branch
+        self.begun: PackedProjection | None = None
         self.max_rows = -(-max_rows // HEADER) * HEADER
         self.max_rank = max_rank
         self.rank = min(tiles.rank, _tile_of(max_rank))
