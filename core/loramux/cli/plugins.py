@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from loramux.cli.table import aligned
@@ -13,7 +14,11 @@ from loramux.errors import InvalidRequestError, PluginError
 from loramux.plugins import collect_lora_resolvers, create_plugin_host, plugin_errors
 from loramux_plugins import PluginInfo
 
-_HEADINGS = ("NAME", "STATE", "VERSION", "DISTRIBUTION", "HOOKS", "ERROR")
+_HEADINGS = ("NAME", "WHAT IT IS", "FROM", "STATE")
+_KINDS = {"register_lora_resolvers": "LoRA resolver"}
+"""What a plugin is that implements a hook; the host's own hooks make it nothing."""
+
+_WIDTH = 100
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
@@ -95,16 +100,29 @@ def _as_json(plugins: list[PluginInfo]) -> str:
 def _as_table(plugins: list[PluginInfo]) -> str:
     if not plugins:
         return "no plugins are installed"
-    rows = [_HEADINGS, *(_cells(plugin) for plugin in plugins)]
-    return aligned(rows)
+    heading, *rows = aligned([_HEADINGS, *map(_cells, plugins)]).splitlines()
+    lines = [heading]
+    for plugin, row in zip(plugins, rows, strict=True):
+        lines += [row, *_wrapped(plugin.error or "")]
+    return "\n".join(lines)
 
 
 def _cells(plugin: PluginInfo) -> tuple[str, ...]:
     return (
         plugin.name,
+        ", ".join(_KINDS[hook] for hook in plugin.hooks if hook in _KINDS) or "-",
+        f"{plugin.distribution or plugin.value} {plugin.version or ''}".rstrip(),
         plugin.state,
-        plugin.version or "-",
-        plugin.distribution or "-",
-        ",".join(plugin.hooks) or "-",
-        plugin.error or "",
+    )
+
+
+def _wrapped(sentence: str) -> list[str]:
+    """Beneath a row: a sentence in a column would make the table wider than any terminal."""
+    return wrap(
+        sentence,
+        _WIDTH,
+        initial_indent="    ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
