@@ -88,10 +88,10 @@ class FilesystemLoRAResolver(LoRAResolver):
     def _find(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
         root = os.path.realpath(self.directory, strict=True)
         for folder in _base_folders(base_model_name):
-            if path := _checkpoint(root, f"{folder}/{lora_name}"):
-                return _request(lora_name, path, base_model_name)
-        path = _checkpoint(root, lora_name)
-        return None if path is None else _request(lora_name, path, None)
+            if directories := _checkpoint(root, f"{folder}/{lora_name}"):
+                return _request(lora_name, directories, base_model_name)
+        directories = _checkpoint(root, lora_name)
+        return _request(lora_name, directories, None) if directories else None
 
 
 def _base_folders(base_model_name: str) -> Iterator[str]:
@@ -102,8 +102,10 @@ def _base_folders(base_model_name: str) -> Iterator[str]:
             yield folder
 
 
-def _checkpoint(root: str, relative: str) -> str | None:
-    """The real path of a checkpoint directory, or None if there is none inside ``root``.
+def _checkpoint(root: str, relative: str) -> tuple[str, ...]:
+    """The real path of a checkpoint's directory and those of its files' directories.
+
+    Nothing if there is no checkpoint all of which is inside ``root``.
 
     Raises:
         OSError: if it is there and cannot be looked at.
@@ -113,8 +115,10 @@ def _checkpoint(root: str, relative: str) -> str | None:
     for path in (directory, *files):
         if os.path.commonpath((root, path)) != root:
             log.debug("adapter %r is refused: %s is outside of %s", relative, path, root)
-            return None
-    return directory if _is_file(files[0]) else None
+            return ()
+    if not _is_file(files[0]):
+        return ()
+    return tuple(dict.fromkeys((directory, *map(os.path.dirname, files))))
 
 
 def _followed(path: str) -> str:
@@ -134,10 +138,13 @@ def _is_file(path: str) -> bool:
         raise
 
 
-def _request(lora_name: str, path: str, base_model_name: str | None) -> LoRARequest:
+def _request(
+    lora_name: str, directories: tuple[str, ...], base_model_name: str | None
+) -> LoRARequest:
     return LoRARequest(
         lora_name=lora_name,
         lora_int_id=stable_lora_int_id(lora_name),
-        lora_path=path,
+        lora_path=directories[0],
         base_model_name=base_model_name,
+        allowed_directories=directories,
     )

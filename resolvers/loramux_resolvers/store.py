@@ -7,12 +7,17 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fsspec.spec import AbstractFileSystem
 
+from loramux.errors import AdapterRefusedError
+from loramux.lora.checkpoint.real_file import real_file
+from loramux.lora.checkpoint.regular_file import open_regular
 from loramux_resolvers.store_failure import (
     StoreFailure,
+    changed,
     described_by,
     failure_of,
     gone,
@@ -112,9 +117,13 @@ class FsspecStore(ObjectStore):
     async def read(self, item: StoredObject, start: int, end: int) -> bytes:
         """See ``ObjectStore.read``; whether it is the same object shows only afterwards."""
         with described_by(lambda error: gone() if is_missing(error) else failure_of(error)):
-            data: bytes = await self._call("cat_file", item.path, start=start, end=end)
+            data = await self._bytes(item.path, start, end)
         if len(data) != end - start:
             raise truncated(len(data), end - start)
+        return data
+
+    async def _bytes(self, path: str, start: int, end: int) -> bytes:
+        data: bytes = await self._call("cat_file", path, start=start, end=end)
         return data
 
     async def _info(self, path: str) -> dict[str, Any]:
@@ -161,6 +170,18 @@ class LocalStore(FsspecStore):
         if os.path.commonpath((fence, real)) != fence:
             return None
         return await super().stat(path)
+
+    async def _bytes(self, path: str, start: int, end: int) -> bytes:
+        try:
+            return await asyncio.to_thread(self._bytes_inside, path, start, end)
+        except AdapterRefusedError as error:
+            raise changed() from error  # ``stat`` found it inside
+
+    def _bytes_inside(self, path: str, start: int, end: int) -> bytes:
+        real = real_file(Path(path), [os.path.realpath(self._fence)])
+        with open_regular(real, follow_links=False) as file:
+            file.seek(start)
+            return file.read(end - start)
 
 
 def unpinnable() -> StoreFailure:

@@ -36,10 +36,11 @@ def read_there(
     max_rank: int = 64,
     base_names: Collection[str] | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
+    allowed_directories: tuple[str, ...] = (),
 ) -> AdapterWeights:
     """``read_adapter`` in the process and nowhere else."""
     names = None if base_names is None else tuple(base_names)
-    return process.read(ReadRequest(str(path), max_rank, names, max_bytes))
+    return process.read(ReadRequest(str(path), max_rank, names, max_bytes, allowed_directories))
 
 
 class ProcessReading:

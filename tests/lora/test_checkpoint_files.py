@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,44 @@ def test_pipes_that_come_into_a_file_s_place_are_not_waited_for(adapter, name, m
 
     monkeypatch.setattr(Path, "is_file", exchange)
     assert f"{name} is no regular file" in refusal(adapter)
+
+
+@pytest.fixture
+def elsewhere(adapter, tmp_path) -> Path:
+    """Another adapter, outside of the first one's directory."""
+    return Path(shutil.copytree(adapter, tmp_path / "elsewhere"))
+
+
+def put_link(path: Path, target: Path) -> None:
+    """Put a link in the place of a file or directory."""
+    path.rename(path.with_name(f"former {path.name}"))
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_file_that_lies_elsewhere_is_refused(adapter, elsewhere, name):
+    put_link(adapter / name, elsewhere / name)
+    wanted = read(adapter, allowed_directories=(str(adapter), str(elsewhere))).digest
+    assert wanted == read(adapter).digest
+    sentence = refusal(adapter, allowed_directories=(str(adapter),))
+    assert f"{name} lies outside of the directories" in sentence
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("whole", [False, True], ids=["file", "directory"])
+def test_a_link_that_comes_after_the_check_is_not_followed(
+    adapter, elsewhere, monkeypatch, name, whole
+):
+    real_is_file = Path.is_file
+
+    def exchange(path):
+        if path.name == name and not adapter.is_symlink():
+            put_link(adapter if whole else path, elsewhere if whole else elsewhere / name)
+        return real_is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", exchange)
+    sentence = refusal(adapter, allowed_directories=(str(adapter),))
+    assert f"{name} was exchanged for a link" in sentence
 
 
 def test_large_configuration_is_refused(adapter):

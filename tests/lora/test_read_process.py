@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,16 @@ def test_fifty_at_a_time(process, adapters):
         found = list(threads.map(lambda i: read_there(process, adapters[i % 3]), range(50)))
     for i, weights in enumerate(found):
         assert_same(weights, wanted[i % 3])
+
+
+def test_files_that_lie_elsewhere_are_refused_there_too(process, reader, adapters, tmp_path):
+    linked = tmp_path / "linked"
+    linked.symlink_to(adapters[0])
+    allowed = (str(adapters[0]),)
+    assert_same(read_there(process, linked, allowed_directories=allowed), read_here(adapters[0]))
+    for read in (partial(read_there, process), partial(reader.read, **OPTIONS)):
+        with pytest.raises(AdapterRefusedError, match="lies outside"):
+            read(adapters[1], allowed_directories=allowed)
 
 
 def test_memory_and_descriptors_are_given_back(process, adapters):

@@ -14,7 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loramux import LoRARequest
-from loramux.errors import AdapterUnavailableError, PluginError
+from loramux.errors import AdapterRefusedError, AdapterUnavailableError, PluginError
+from loramux.lora.checkpoint.reader import read_config
+from loramux.lora.fetch.locate import locate
+from loramux.lora.fetch.origin import LocalCheckpoint
 from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import NamedResolver, ResolverRegistry
 from loramux.testing import ESCAPING_NAMES as UNSAFE
@@ -245,7 +248,28 @@ def test_files_may_be_links_that_stay_inside(root):
     snapshot.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (snapshot / name).symlink_to(blobs / name)
-    assert resolve(root, "snapshot").lora_path == str(snapshot)
+    request = resolve(root, "snapshot")
+    assert request.lora_path == str(snapshot)
+    assert set(request.allowed_directories) == {str(snapshot), str(blobs)}
+    assert configuration(request) == b"{}"
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["file", "directory"])
+def test_a_link_that_leads_out_by_the_time_it_is_read_is_refused(root, whole):
+    request = resolve(root, "good")
+    assert configuration(request) == b"{}"
+    exchanged = root / "good" if whole else root / "good" / "adapter_config.json"
+    exchanged.rename(root / "former")
+    exchanged.symlink_to(root.parent / "secret" / ("." if whole else "adapter_config.json"))
+    with pytest.raises(AdapterRefusedError, match="lies outside"):
+        configuration(request)
+
+
+def configuration(request: LoRARequest) -> bytes:
+    """As whoever loads the adapter would read it."""
+    origin = locate(request)
+    assert isinstance(origin, LocalCheckpoint)
+    return read_config(origin.directory, origin.allowed_directories)
 
 
 @pytest.mark.parametrize("target", ["..", "../secret", "{outside}/secret", "../root-of-others/x"])

@@ -14,6 +14,7 @@ from loramux.env import EnvironmentVariableError
 from loramux.errors import AdapterUnavailableError, PluginError
 from loramux_resolvers import store_failure, transfer, uri
 from loramux_resolvers.open_store import open_store
+from loramux_resolvers.store import LocalStore, StoredObject
 from tests.resolvers.fault_proxy import Fault, Request, fault_proxy
 from tests.resolvers.object_stores import BASE, fetch, found, noise, resolve, resolver_at
 from tests.resolvers.s3_servers import rclone_command, running
@@ -226,6 +227,22 @@ def test_a_link_in_a_directory_leads_nowhere_else(tmp_path):
     (good / "adapter_config.json").unlink()
     (good / "adapter_config.json").symlink_to(tmp_path / "secret" / "adapter_config.json")
     assert resolve(resolver, "good") is None
+
+
+def test_a_link_that_leads_out_while_it_is_read_is_not_followed(tmp_path, monkeypatch):
+    put_adapter(tmp_path / "secret")
+    put_adapter(tmp_path / "root" / "good")
+    source = found(resolver_at(f"file://{tmp_path}/root"), "good")
+    (tmp_path / "root" / "good").rename(tmp_path / "former")
+    (tmp_path / "root" / "good").symlink_to(tmp_path / "secret")
+    monkeypatch.setattr(LocalStore, "is_unchanged", unchanged)  # as if it were put back by then
+    (tmp_path / "copy").mkdir()
+    with pytest.raises(AdapterUnavailableError, match="changed while being read"):
+        fetch(source, tmp_path / "copy")
+
+
+async def unchanged(store: LocalStore, item: StoredObject) -> bool:
+    return True
 
 
 def test_the_base_model_may_be_part_of_a_directory(tmp_path):

@@ -32,11 +32,20 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("path", ["{}/inside/sql", "inside/sql", "{}/inside/x/../sql",
                                   "{}/inside/good-link", "{}/inside/sql/"])  # fmt: skip
 def test_what_lies_inside(root: Path, path: str) -> None:
-    assert AllowedPaths.of(["inside"]).check(path.format(root)) == str(root / "inside/sql")
+    assert AllowedPaths.of(["inside"]).check(path.format(root)).path == str(root / "inside/sql")
+
+
+def test_where_its_files_have_to_lie(root: Path) -> None:
+    (root / "inside/blobs").mkdir()
+    (root / "inside/sql/adapter_model.safetensors").symlink_to("../blobs/1234")
+    found = AllowedPaths.of(["inside"]).check("inside/good-link")
+    assert found.directories == (str(root / "inside/sql"), str(root / "inside/blobs"))
+    assert AllowedPaths.of(["hf://"]).check("org/repo").directories == ()
 
 
 def test_what_is_not_there_is_looked_for_inside_only(root: Path) -> None:
-    assert AllowedPaths.of(["inside"]).check("inside/absent") == str(root / "inside/absent")
+    found = AllowedPaths.of(["inside"]).check("inside/absent")
+    assert found.path == str(root / "inside/absent")
 
 
 OUTSIDE = [
@@ -68,8 +77,8 @@ def test_nothing_is_allowed_unless_named(root: Path) -> None:
 def test_a_machine_of_one_s_own_has_no_bounds_until_some_are_named(root: Path) -> None:
     own = AllowedPaths.configured([], [], is_private=True)
     assert own.is_everywhere
-    assert own.check(str(root / "inside/sql")) == str(root / "inside/sql")
-    assert own.check("org/repo") == "org/repo"
+    assert own.check(str(root / "inside/sql")).path == str(root / "inside/sql")
+    assert own.check("org/repo").path == "org/repo"
     for kept in (
         AllowedPaths.configured(["inside"], [], is_private=True),
         AllowedPaths.configured([], [NamedPlace.directory("./elsewhere")], is_private=True),
@@ -103,9 +112,9 @@ def test_what_the_operator_uses_is_allowed(root: Path, monkeypatch: pytest.Monke
     modules = [AdapterModule("x", "org/module/sub"), AdapterModule("y", "./elsewhere")]
     allowed = AllowedPaths.configured(["outside/secret"], named_places(modules, "org/base"))
     for path in ("inside/sql", "inside-too/x", "outside/secret", "elsewhere"):
-        assert allowed.check(path) == str(root / path)
+        assert allowed.check(path).path == str(root / path)
     for path in ("org/listed@v1", "org/listed/x@v1", "org/whole@any", "org/module/sub/x"):
-        assert allowed.check(path) == path
+        assert allowed.check(path).path == path
     for path in ("org/listed", "org/listed@v2", "org/module", "org/module/subway", "org/other",
                  "org/whole@refs/pr/1"):  # fmt: skip
         with pytest.raises(PathNotAllowedError):
@@ -161,7 +170,8 @@ def test_who_may_load_what_has_a_name(
 
 def test_the_whole_hub(root: Path) -> None:
     allowed = AllowedPaths.of(["hf://"])
-    assert allowed.check("any/repo@main") == allowed.check("hf://any/repo@main") == "any/repo@main"
+    for path in ("any/repo@main", "hf://any/repo@main"):
+        assert allowed.check(path).path == "any/repo@main"
     for path in ("outside/secret", "hf://outside/secret", "hf://x", "s3://any/repo"):
         with pytest.raises(PathNotAllowedError):
             allowed.check(path)

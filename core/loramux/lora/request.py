@@ -25,6 +25,9 @@ class LoRARequest:
         load_inplace: read the path again even if nothing about it seems to have changed.
         source: where to fetch the adapter from, for resolvers whose adapters are not in a
             directory of this machine; ``lora_path`` then only names it for people.
+        allowed_directories: real paths of this machine, for resolvers whose directories others can
+            write to; where given, a file that lies in none of them when it is opened is refused,
+            whatever has been linked to it since the resolver looked.
 
     Raises:
         InvalidRequestError: if a field is empty or the id is not positive.
@@ -36,6 +39,7 @@ class LoRARequest:
     base_model_name: str | None = None
     load_inplace: bool = False
     source: AdapterSource | None = None
+    allowed_directories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.lora_name:

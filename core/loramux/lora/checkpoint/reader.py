@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
 from loramux.lora.checkpoint.layer_names import as_written, parameters_as_written
 from loramux.lora.checkpoint.pairing import BaseParameter, PairPlan, plan_pairs
 from loramux.lora.checkpoint.peft_config import CONFIG_NAME, PeftLoraConfig, parse_config
+from loramux.lora.checkpoint.real_file import real_file
 from loramux.lora.checkpoint.regular_file import open_regular
 from loramux.lora.checkpoint.safetensors_header import TensorEntry
 from loramux.lora.checkpoint.targets import Target, resolve_targets
@@ -36,6 +37,7 @@ def read_adapter(
     max_rank: int,
     base_names: Collection[str] | None,
     max_bytes: int = DEFAULT_MAX_BYTES,
+    allowed_directories: Sequence[str] = (),
     base_parameter: BaseParameter | None = None,
     allocate: Allocate = host_buffer,
 ) -> AdapterWeights:
@@ -52,6 +54,7 @@ def read_adapter(
         base_names: names of the base model; where the configuration names another, the adapter is
             refused. None switches this check off.
         max_bytes: size limit of the tensor file.
+        allowed_directories: real paths; where given, files that lie in none of them are refused.
         base_parameter: returns a parameter of the base model by name, as ``model.get_parameter``
             does. Adapters of the embeddings carry copies of base weights; they are accepted only
             where this shows that they are equal.
@@ -63,9 +66,9 @@ def read_adapter(
     """
     directory = Path(path)
     with errors_naming(directory):
-        config = parse_config(read_config(directory))
+        config = parse_config(read_config(directory, allowed_directories))
         _check_base(config, base_names)
-        with open_tensors(directory, max_bytes) as file:
+        with open_tensors(directory, max_bytes, allowed_directories) as file:
             return _weights(config, file, sites, max_rank, base_parameter, allocate)
 
 
@@ -119,16 +122,16 @@ def errors_naming(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def read_config(directory: Path) -> bytes:
+def read_config(directory: Path, allowed_directories: Sequence[str] = ()) -> bytes:
     """The bytes of a checkpoint's configuration, at most ``MAX_CONFIG_BYTES``."""
+    file = real_file(directory / CONFIG_NAME, allowed_directories)
     if not directory.is_dir():
         raise AdapterRefusedError("there is no such directory; check the path of the adapter.")
-    file = directory / CONFIG_NAME
     if not file.is_file():
         raise AdapterRefusedError(
             f"{CONFIG_NAME} is missing; give the directory that PEFT's save_pretrained wrote."
         )
-    with open_regular(file) as stream:
+    with open_regular(file, follow_links=not allowed_directories) as stream:
         text = stream.read(MAX_CONFIG_BYTES + 1)
     if len(text) > MAX_CONFIG_BYTES:
         raise AdapterRefusedError(
@@ -138,11 +141,13 @@ def read_config(directory: Path) -> bytes:
 
 
 @contextmanager
-def open_tensors(directory: Path, max_bytes: int) -> Iterator[OpenTensorFile]:
+def open_tensors(
+    directory: Path, max_bytes: int, allowed_directories: Sequence[str] = ()
+) -> Iterator[OpenTensorFile]:
     """The tensor file of a checkpoint's directory."""
-    path = directory / SAFETENSORS_NAME
+    path = real_file(directory / SAFETENSORS_NAME, allowed_directories)
     if path.is_file():
-        with open_safetensors(path, max_bytes) as file:
+        with open_safetensors(path, max_bytes, follow_links=not allowed_directories) as file:
             yield file
         return
     if (directory / PICKLE_NAME).is_file():

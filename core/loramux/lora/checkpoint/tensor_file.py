@@ -110,15 +110,17 @@ class OpenTensorFile:
 
 
 @contextmanager
-def open_safetensors(path: Path, max_bytes: int) -> Iterator[OpenTensorFile]:
-    """Open a safetensors file of at most ``max_bytes``.
+def open_safetensors(
+    path: Path, max_bytes: int, *, follow_links: bool = True
+) -> Iterator[OpenTensorFile]:
+    """Open a safetensors file of at most ``max_bytes``; see ``open_regular`` for links.
 
     Raises:
         AdapterRefusedError: if it is no file, too large or breaks the format.
         OSError: if reading fails.
     """
-    with open_regular(path) as file:
-        yield OpenTensorFile(file, path.name, max_bytes)
+    with open_regular(path, follow_links=follow_links) as file:
+        yield OpenTensorFile(file, SAFETENSORS_NAME, max_bytes)
 
 
 def _checked_size(file: io.BufferedReader, name: str, max_bytes: int) -> int:

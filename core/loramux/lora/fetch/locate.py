@@ -33,7 +33,12 @@ def locate(request: LoRARequest) -> CheckpointOrigin:
         return RemoteCheckpoint(_on_hub(request), request.base_model_name)
     directory = Path(expanded(request.lora_path))
     try:
-        return LocalCheckpoint(directory.resolve(), _revision(directory), request.base_model_name)
+        return LocalCheckpoint(
+            directory.resolve(),
+            _revision(directory),
+            request.base_model_name,
+            request.allowed_directories,
+        )
     except OSError as error:
         raise AdapterUnavailableError(
             f"Adapter {request.lora_name!r} in {directory} cannot be read ({error.strerror}); "

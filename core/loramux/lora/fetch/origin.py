@@ -30,6 +30,8 @@ class LocalCheckpoint:
     revision: SourceRevision
     base_model_name: str | None = None
     """The base model the requester declared it for, instead of what its configuration says."""
+    allowed_directories: tuple[str, ...] = ()
+    """Where given, its files have to lie in one of these when they are opened."""
 
     @property
     def place(self) -> str:

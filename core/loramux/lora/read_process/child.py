@@ -133,6 +133,7 @@ class Server:
             max_rank=request.max_rank,
             base_names=request.base_names,
             max_bytes=request.max_bytes,
+            allowed_directories=request.allowed_directories,
             base_parameter=_base_model_needed,
             allocate=allocate,
         )

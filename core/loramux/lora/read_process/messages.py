@@ -29,6 +29,7 @@ class ReadRequest:
     max_rank: int
     base_names: tuple[str, ...] | None
     max_bytes: int
+    allowed_directories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,12 @@ class AdapterReader:
         max_rank: int,
         base_names: Collection[str] | None,
         max_bytes: int,
+        allowed_directories: tuple[str, ...] = (),
         base_parameter: BaseParameter | None = None,
     ) -> AdapterWeights:
         """Read and check one adapter; arguments and errors are those of ``read_adapter``."""
         names = None if base_names is None else tuple(base_names)
-        request = ReadRequest(str(path), max_rank, names, max_bytes)
+        request = ReadRequest(str(path), max_rank, names, max_bytes, allowed_directories)
         if self._processes:
             try:
                 return min(self._processes, key=lambda p: p.num_reading).read(request)
@@ -76,6 +77,7 @@ class AdapterReader:
             max_rank=max_rank,
             base_names=base_names,
             max_bytes=max_bytes,
+            allowed_directories=allowed_directories,
             base_parameter=base_parameter,
         )
 

@@ -36,6 +36,7 @@ class AdapterModule:
     path: str
     base_model_name: str | None = None
     source: AdapterSource | None = None
+    allowed_directories: tuple[str, ...] = ()
 
 
 def recheck_seconds_from_environment() -> float:
@@ -56,8 +57,7 @@ class AdapterCatalog:
 
     A found name is believed for ``recheck_seconds``; whoever asks for it after that waits for
     the resolvers to be asked again. So new bytes and withdrawn rights are noticed, and for a
-    directory the resolver checks anew that it lies where it may: a symbolic link that is swapped
-    for one leading elsewhere is followed for that long at most. While resolvers cannot tell,
+    directory the resolver checks anew that it lies where it may. While resolvers cannot tell,
     what they said before stands.
 
     Args:
@@ -217,6 +217,7 @@ class AdapterCatalog:
             module.base_model_name,
             load_inplace,
             module.source,
+            module.allowed_directories,
         )
         return await self._search.load(request)
 

@@ -21,6 +21,21 @@ class PathNotAllowedError(AdapterNotFoundError):
 
 
 @dataclass(frozen=True)
+class AllowedPath:
+    """What may be loaded.
+
+    Args:
+        path: real path of a directory, or one of the Hub.
+        place: the same without a revision.
+        directories: of this machine, in which its files have to lie when they are opened.
+    """
+
+    path: str
+    place: str
+    directories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class AllowedPaths:
     """Directories of this machine and repositories of the Hugging Face Hub.
 
@@ -75,8 +90,8 @@ class AllowedPaths:
         """Whether nothing is out of bounds."""
         return os.sep in self.directories
 
-    def check(self, path: str, caller: Caller = ANYBODY) -> str:
-        """The path to load from, symbolic links followed. Asks the file system.
+    def check(self, path: str, caller: Caller = ANYBODY) -> AllowedPath:
+        """What to load, symbolic links followed. Asks the file system.
 
         What is not allowed is refused in the same words whether it exists or not.
 
@@ -84,28 +99,27 @@ class AllowedPaths:
             PathNotAllowedError: it is neither below one of the directories nor allowed on the Hub,
                 or has names there of which the caller may use none.
         """
-        on_hub = self._on_hub(path)
-        place = self._directory(path) if on_hub is None else str(replace(on_hub, revision=None))
-        if place is None or not self._is_for(caller, place):
+        found = self._on_hub(path) or self._on_this_machine(path)
+        if found is None or not self._is_for(caller, found.place):
             raise PathNotAllowedError(
                 "it is outside of the places this server loads from, which its operator names with "
                 f"--allowed-local-adapter-path or {ROOTS_VARIABLE}."
             )
-        return place if on_hub is None else str(on_hub)
+        return found
 
-    def _on_hub(self, path: str) -> HubPath | None:
+    def _on_hub(self, path: str) -> AllowedPath | None:
         hub_path = HubPath.parse(path.removeprefix(HUB_SCHEME))
         # A directory of the same relative path would be loaded in the repository's place.
         if hub_path is None or os.path.isdir(str(hub_path)) or not self._allows_on_hub(hub_path):
             return None
-        return hub_path
+        return AllowedPath(str(hub_path), place=str(replace(hub_path, revision=None)))
 
-    def _directory(self, path: str) -> str | None:
+    def _on_this_machine(self, path: str) -> AllowedPath | None:
         real = real_path(path)
         files = [real_path(os.path.join(real, name)) for name in CHECKPOINT_FILES]
         if "://" in path or not all(self._holds(part) for part in (real, *files)):
             return None
-        return real
+        return AllowedPath(real, real, tuple(dict.fromkeys((real, *map(os.path.dirname, files)))))
 
     def _is_for(self, caller: Caller, place: str) -> bool:
         names = [name for named in self.named if (name := named.name_of(place)) is not None]

@@ -117,10 +117,17 @@ async def _load(
 ) -> None:
     caller = access_of(request)
     if server.addresses is not None and (found := await server.addresses.find(module.path, caller)):
-        module = AdapterModule(module.name, found.path, found.base_model_name, found.source)
+        module = AdapterModule(
+            module.name,
+            found.path,
+            found.base_model_name,
+            found.source,
+            found.allowed_directories,
+        )
     else:
         check = partial(server.allowed_paths.check, caller=caller)
-        module = AdapterModule(module.name, await _paths.ask(check, module.path))
+        allowed = await _paths.ask(check, module.path)
+        module = AdapterModule(module.name, allowed.path, allowed_directories=allowed.directories)
     await server.catalog.register(module, load_inplace=load_inplace)
 
 
