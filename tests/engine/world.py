@@ -47,7 +47,7 @@ PROMPTS: list[list[int]] = [
 """Some begin alike, some fill blocks exactly, one is a single token."""
 
 
-def save_model(directory: Path) -> Path:
+def save_model(directory: Path, seed: int = 0) -> Path:
     tokenizer = letter_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -61,7 +61,7 @@ def save_model(directory: Path) -> Path:
         eos_token_id=tokenizer.eos_token_id,
         initializer_range=0.4,  # large enough that the likeliest token is so by far
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     LlamaForCausalLM(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

@@ -42,6 +42,9 @@ class EngineArgs:
         None, "name(s) clients use for the base model; its path or id otherwise"
     )
     revision: str | None = option(None, "branch, tag or commit of the model on the Hub")
+    local_files_only: bool = option(
+        False, "ask the Hub for nothing; so by itself where the Hub does not answer", cli=False
+    )
     trust_remote_code: bool = option(False, "run Python code that ships with the model")
     load_format: str = option(
         "auto", "auto reads the weights; dummy makes random ones", choices=("auto", "dummy")

@@ -23,6 +23,7 @@ from loramux.lora.fetch.origin import LocalCheckpoint
 from loramux.lora.read_process.reader import AdapterReader
 from loramux.lora.size_limit import max_adapter_bytes
 from loramux.lora.weights import AdapterWeights
+from loramux.models.hub import reachable
 from loramux.models.length import max_model_len
 from loramux.models.loader import (
     LoadedModel,
@@ -57,6 +58,7 @@ def assemble(args: EngineArgs, head_start: HeadStart, phases: Phases) -> EngineP
     Raises:
         InvalidRequestError: the model or the arguments do not fit.
     """
+    args = reachable(args)
     config = load_config(args)
     pooling = PoolingPlan.of(args, config)
     length = max_model_len(args, config)

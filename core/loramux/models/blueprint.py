@@ -18,6 +18,7 @@ from loramux.lora.checkpoint.untrusted import shown
 from loramux.lora.site import LoRASite
 from loramux.lora.weights import AdapterWeights
 from loramux.models.backbone import Backbone
+from loramux.models.hub import reachable
 from loramux.models.loader import base_names, load_config
 from loramux.models.sites import find_sites
 
@@ -38,6 +39,7 @@ class Blueprint:
         Raises:
             InvalidRequestError: there is no such model, or loramux cannot run it.
         """
+        args = reachable(args)
         config = load_config(args)
         pools = PoolingPlan.of(args, config) is not None
         model_class = AutoModel if pools else AutoModelForCausalLM

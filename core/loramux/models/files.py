@@ -17,6 +17,7 @@ def find_file(args: EngineArgs, name: str) -> str | None:
         args.model,
         name,
         revision=args.revision,
+        local_files_only=args.local_files_only,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,

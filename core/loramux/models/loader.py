@@ -79,7 +79,10 @@ def load_config(args: EngineArgs) -> Config:
     """
     try:
         config = AutoConfig.from_pretrained(
-            args.model, revision=args.revision, trust_remote_code=args.trust_remote_code
+            args.model,
+            revision=args.revision,
+            local_files_only=args.local_files_only,
+            trust_remote_code=args.trust_remote_code,
         )
     except (OSError, ValueError) as error:
         raise InvalidRequestError(
@@ -105,6 +108,7 @@ def load_tokenizer(args: EngineArgs) -> Tokenizer | None:
         return AutoTokenizer.from_pretrained(
             args.tokenizer or args.model,
             revision=args.revision if args.tokenizer is None else None,
+            local_files_only=args.local_files_only,
             trust_remote_code=args.trust_remote_code,
         )
     except (OSError, ValueError) as error:
@@ -171,7 +175,9 @@ def load_generation_config(args: EngineArgs, config: Config) -> GenerationConfig
     if find_file(args, GENERATION_CONFIG_NAME) is None:
         return GenerationConfig.from_model_config(config)
     try:
-        return GenerationConfig.from_pretrained(args.model, revision=args.revision)
+        return GenerationConfig.from_pretrained(
+            args.model, revision=args.revision, local_files_only=args.local_files_only
+        )
     except (OSError, ValueError, TypeError) as error:
         raise unreadable(args, GENERATION_CONFIG_NAME, reason_of(error)) from error
 
@@ -196,6 +202,8 @@ def _make_model(
             args.model,
             config=config,
             revision=args.revision,
+            local_files_only=args.local_files_only,
+            adapter_kwargs={"local_files_only": args.local_files_only},  # not passed on to PEFT's
             dtype=dtype,
             output_loading_info=True,
             **options,
