@@ -115,6 +115,22 @@ def test_a_refusal_names_the_route_it_kept_closed(
     assert routes == {template or path for path, template in paths.items()}
 
 
+def test_a_path_that_leads_nowhere_is_quoted_and_cut_short(
+    server: RunningServer, lines: pytest.LogCaptureFixture
+) -> None:
+    with server.http() as client:
+        client.get("/v1/modles?key=private", headers={"x-request-id": "typo"})
+        client.get("/%0aGET%20/fake/" + 200 * "x", headers={"x-request-id": "hostile"})
+        client.get("/v1/models/unknown", headers={"x-request-id": "known"})
+    typo, hostile = access_line(lines, "typo"), access_line(lines, "hostile")
+    assert (typo["route"], typo["path"], typo["status"]) == ("none", "'/v1/modles'", 404)
+    assert str(typo["message"]).startswith("GET '/v1/modles' (no such route) 404 in ")
+    assert str(hostile["path"]).startswith(r"'/\nGET /fake/xxx")
+    assert len(str(hostile["path"])) <= 100
+    assert "private" not in lines.text
+    assert "path" not in access_line(lines, "known")
+
+
 def test_no_line_where_none_is_wanted_and_never_a_key(
     resolver: FolderResolver, lines: pytest.LogCaptureFixture
 ) -> None:

@@ -15,12 +15,20 @@ QUIET_ROUTES = frozenset({"/health", "/metrics"})
 """Asked every few seconds by machines; shown at level debug, unless refused."""
 
 
-def log_access(record: RequestRecord, route: str, caller: str | None) -> None:
-    """Write the line; of what clients make up, it holds names of models, and those cut short."""
+def log_access(
+    record: RequestRecord, route: str, caller: str | None, stray_path: str | None
+) -> None:
+    """Write the line.
+
+    Of what clients make up it holds names of models and ``stray_path``, the path that leads
+    nowhere; both quoted and cut short, and a path never with its query, which may carry a key.
+    """
     is_quiet = route in QUIET_ROUTES and record.refusal is None
     level = logging.DEBUG if is_quiet else logging.INFO
     if log.isEnabledFor(level):
         fields = _fields(record, route, caller)
+        if stray_path is not None:
+            fields["path"] = shown(stray_path)
         log.log(level, "%s", _sentence(record, fields), extra={FIELDS: fields})
 
 
@@ -50,7 +58,8 @@ def _fields(record: RequestRecord, route: str, caller: str | None) -> dict[str, 
 
 def _sentence(record: RequestRecord, fields: dict[str, Any]) -> str:
     status = "client gone" if record.status == CLIENT_GONE else str(record.status)
-    words = [f"{record.method} {fields['route']} {status} in {record.seconds:.3f} s"]
+    route = f"{fields['path']} (no such route)" if "path" in fields else fields["route"]
+    words = [f"{record.method} {route} {status} in {record.seconds:.3f} s"]
     if record.generation is not None:
         digest = fields.get("adapter")
         adapter = f" (adapter {digest[:12]})" if digest else ""

@@ -47,7 +47,8 @@ class ObservationMiddleware:
         caller = scope.get("loramux.caller")
         self._server.metrics.end(record, route, caller)
         if self._server.access_log:
-            log_access(record, route, caller)
+            stray_path = scope["path"] if route == NO_ROUTE else None
+            log_access(record, route, caller, stray_path)
         if self._server.tracer is not None:
             self._server.tracer.trace(self._finished(record, route, scope))
 
