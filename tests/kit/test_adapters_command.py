@@ -274,6 +274,12 @@ def test_verify_cannot_compare_copies_of_base_weights(skeleton, tmp_path, capsys
 
 def test_verify_without_a_model_is_refused(tmp_path, adapter_files, capsys):
     path = adapter_files(tmp_path / "adapter")
+    message = refused(capsys, "verify", path)
+    assert "adapter is well formed, but only its base model tells whether it fits; " in message
+    assert message.endswith("; name that with --model (the adapter names none).")
+    change_config(path, base_model_name_or_path="org/base")
+    assert "with --model (the adapter names 'org/base')." in refused(capsys, "verify", path)
+    assert "there is no such directory" in refused(capsys, "verify", tmp_path / "missing")
     message = refused(capsys, "verify", path, "--model", tmp_path / "missing")
     assert "missing' cannot be loaded (there is no such directory); check its path" in message
     (tmp_path / "empty").mkdir()

@@ -14,6 +14,7 @@ from loramux.cli.table import aligned
 from loramux.errors import AdapterError, LoramuxError
 from loramux.lora.checkpoint.folder import find_checkpoints
 from loramux.lora.checkpoint.summary import summarise_checkpoint
+from loramux.lora.checkpoint.untrusted import shown
 
 
 def list_adapters(args: argparse.Namespace) -> int:
@@ -54,8 +55,10 @@ def verify_adapter(args: argparse.Namespace) -> int:
 
     Raises:
         AdapterError: it would not, where the answer is not wanted as JSON.
-        InvalidRequestError: there is no such base model.
+        LoramuxError: no base model is given, or there is no such one.
     """
+    if args.model is None:
+        raise _undecided(args.path)
     from loramux.engine.args import EngineArgs
     from loramux.models.blueprint import Blueprint
 
@@ -82,6 +85,15 @@ def verify_adapter(args: argparse.Namespace) -> int:
     else:
         print(f"{args.path} fits {args.model}: {layers} layers, largest rank {rank}")
     return 0
+
+
+def _undecided(path: Path) -> LoramuxError:
+    """The refusal to verify without a base model, unless reading the adapter already ends it."""
+    named = summarise_checkpoint(path).config.base_model_name_or_path
+    return LoramuxError(
+        f"{path} is well formed, but only its base model tells whether it fits; name that with "
+        f"--model (the adapter names {shown(named) if named else 'none'})."
+    )
 
 
 def pull_adapter(args: argparse.Namespace) -> int:

@@ -51,8 +51,8 @@ def _add_verify(actions: Any) -> None:
     purpose = "check an adapter as an engine would, from the configuration of its base model alone"
     add = _add(actions, "verify", purpose).add_argument
     add("path", type=Path, metavar="PATH", help="directory of the adapter")
-    add("--model", required=True, metavar="MODEL",
-        help="base model: a directory or a Hugging Face id")  # fmt: skip
+    add("--model", metavar="MODEL",
+        help="base model it is to fit: a directory or a Hugging Face id")  # fmt: skip
     add("--served-model-name", nargs="+", metavar="NAME",
         help="other names of the base model that the adapter may state")  # fmt: skip
     add("--max-lora-rank", type=int, default=EngineArgs.max_lora_rank, metavar="INT",
