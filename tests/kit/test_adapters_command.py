@@ -379,7 +379,7 @@ def test_help_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("words", [[], ["sing"], ["inspect"], ["verify", "path"], ["pull"]])
+@pytest.mark.parametrize("words", [[], ["sing"], ["inspect"], ["verify"], ["pull"]])
 def test_a_command_line_that_makes_no_sense(words, capsys):
     with pytest.raises(SystemExit) as end:
         adapters(*words)
