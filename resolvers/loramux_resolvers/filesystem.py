@@ -7,7 +7,8 @@ checkpoint in, whichever comes first,
 - ``<directory>/<name>``.
 
 Names may hold slashes. Whatever leads out of the directory, by its form or through a symbolic
-link, is not found.
+link, is not found. What a link leads to that is another adapter's is found with that one's name, so
+that the server can tell who may use it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from loramux import LoRARequest, LoRAResolver, env, hookimpl
 from loramux.errors import PluginError
+from loramux.lora.links import FollowedPath, is_below
 from loramux.lora.resolver import stable_lora_int_id
 from loramux_resolvers.safe_names import why_unsafe
 
@@ -87,11 +90,12 @@ class FilesystemLoRAResolver(LoRAResolver):
 
     def _find(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
         root = os.path.realpath(self.directory, strict=True)
-        for folder in _base_folders(base_model_name):
-            if directories := _checkpoint(root, f"{folder}/{lora_name}"):
-                return _request(lora_name, directories, base_model_name)
-        directories = _checkpoint(root, lora_name)
-        return _request(lora_name, directories, None) if directories else None
+        folders = tuple(_base_folders(base_model_name))
+        for folder in folders:
+            if places := _checkpoint(root, f"{folder}/{lora_name}"):
+                return _request(lora_name, root, folders, places, base_model_name)
+        places = _checkpoint(root, lora_name)
+        return _request(lora_name, root, folders, places, None) if places else None
 
 
 def _base_folders(base_model_name: str) -> Iterator[str]:
@@ -102,31 +106,23 @@ def _base_folders(base_model_name: str) -> Iterator[str]:
             yield folder
 
 
-def _checkpoint(root: str, relative: str) -> tuple[str, ...]:
-    """The real path of a checkpoint's directory and those of its files' directories.
+def _checkpoint(root: str, relative: str) -> list[FollowedPath]:
+    """Where a checkpoint's directory really is, and the directories of its files.
 
     Nothing if there is no checkpoint all of which is inside ``root``.
 
     Raises:
         OSError: if it is there and cannot be looked at.
     """
-    directory = os.path.realpath(os.path.join(root, relative))
-    files = [_followed(os.path.join(directory, name)) for name in CHECKPOINT_FILES]
+    directory = FollowedPath(root).to(relative)
+    files = [FollowedPath(directory.real).to(name) for name in CHECKPOINT_FILES]
     for path in (directory, *files):
-        if os.path.commonpath((root, path)) != root:
-            log.debug("adapter %r is refused: %s is outside of %s", relative, path, root)
-            return ()
-    if not _is_file(files[0]):
-        return ()
-    return tuple(dict.fromkeys((directory, *map(os.path.dirname, files))))
-
-
-def _followed(path: str) -> str:
-    """The real path of something in a directory whose path is real already.
-
-    ``realpath`` would look at every directory on the way again, which takes most of a look-up.
-    """
-    return os.path.realpath(path) if os.path.islink(path) else path
+        if not is_below(root, path.real):
+            log.debug("adapter %r is refused: %s is outside of %s", relative, path.real, root)
+            return []
+    if not _is_file(files[0].real):
+        return []
+    return [directory, *(replace(file, real=os.path.dirname(file.real)) for file in files)]
 
 
 def _is_file(path: str) -> bool:
@@ -139,12 +135,27 @@ def _is_file(path: str) -> bool:
 
 
 def _request(
-    lora_name: str, directories: tuple[str, ...], base_model_name: str | None
+    lora_name: str,
+    root: str,
+    base_folders: tuple[str, ...],
+    places: list[FollowedPath],
+    base_model_name: str | None,
 ) -> LoRARequest:
+    linked = (_name_of(place.real, root, base_folders) for place in places if place.leads_away)
     return LoRARequest(
         lora_name=lora_name,
         lora_int_id=stable_lora_int_id(lora_name),
-        lora_path=directories[0],
+        lora_path=places[0].real,
         base_model_name=base_model_name,
-        allowed_directories=directories,
+        allowed_directories=tuple(dict.fromkeys(place.real for place in places)),
+        linked_names=tuple(dict.fromkeys(linked)),
     )
+
+
+def _name_of(directory: str, root: str, base_folders: tuple[str, ...]) -> str:
+    """The name under which a directory below ``root`` is found."""
+    relative = os.path.relpath(directory, root)
+    for folder in base_folders:
+        if relative.startswith(f"{folder}/"):
+            return relative.removeprefix(f"{folder}/")
+    return relative

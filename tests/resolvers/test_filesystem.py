@@ -311,6 +311,56 @@ def test_a_broken_link_leads_nowhere(root):
     assert resolve(root, "gone") is None
 
 
+def linked_names(root: Path, name: str) -> tuple[str, ...]:
+    request = resolve(root, name)
+    assert request is not None
+    return request.linked_names
+
+
+def hub_snapshot(repository: Path) -> Path:
+    """As the Hugging Face cache has it."""
+    checkpoint(repository / "blobs")
+    snapshot = repository / "snapshots" / "1234"
+    snapshot.mkdir(parents=True)
+    for file in (repository / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(Path("../../blobs") / file.name)
+    return snapshot
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "name"),
+    [
+        ("team-a/mine", "../team-b/secret", "team-a/mine"),
+        ("team-a/door", "../team-b", "team-a/door/secret"),
+        ("team-a/mine/adapter_config.json", "../../team-b/secret/adapter_config.json",
+         "team-a/mine"),
+        ("team-a/mine/adapter_model.safetensors", "{root}/team-b/secret/adapter_config.json",
+         "team-a/mine"),
+        ("Llama-3.2-3B/team-a/mine", "../../Llama-3.2-3B/team-b/secret", "team-a/mine"),
+    ],
+)  # fmt: skip
+def test_a_link_to_another_adapter_tells_its_name(root, link, target, name):
+    for folder in ("", "Llama-3.2-3B"):
+        checkpoint(root / folder / "team-b" / "secret")
+    link = root / link
+    if link.name.startswith("adapter_"):
+        checkpoint(link.parent)
+        link.unlink()
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target.format(root=root))
+    assert linked_names(root, name) == ("team-b/secret",)
+
+
+def test_ordinary_links_lead_to_no_other_adapter(root, tmp_path):
+    checkpoint(root / "team-a" / "sql" / "v3")
+    (root / "team-a" / "sql" / "current").symlink_to("v3")
+    (root / "shared").symlink_to("team-a/sql/current")
+    (root / "hub").symlink_to(hub_snapshot(root / "cache" / "models--org--repo"))
+    (tmp_path / "linked-root").symlink_to(root)
+    for name in ("team-a/sql/v3", "team-a/sql/current", "shared", "hub"):
+        assert linked_names(root, name) == linked_names(tmp_path / "linked-root", name) == ()
+
+
 # --- storage that does not answer -------------------------------------------------------------
 
 

@@ -129,6 +129,8 @@ PLACES = {
     "inside/org/base/team-a/x": {"ops", "ops-a"},
     "inside/base/team-b/x": {"ops"},
     "inside/good-link/../team-b/x": {"ops"},
+    "inside/team-a/half": {"ops"},  # a file of it is team-b's
+    "inside/team-a/hub/snapshots/1": {"ops", "ops-a"},
     "inside": {"ops"},
     "inside/team-a": {"ops"},
     "inside-too/team-b/x": {"ops", "ops-a"},  # a root for all operators
@@ -143,6 +145,12 @@ PLACES = {
 }  # fmt: skip
 
 
+FILE_LINKS = {
+    "inside/team-a/half/adapter_model.safetensors": "inside/team-b/x/adapter_model.safetensors",
+    "inside/team-a/hub/snapshots/1/adapter_model.safetensors": "inside/team-a/hub/blobs/1234",
+}
+
+
 @pytest.mark.parametrize("path", PLACES)
 def test_who_may_load_what_has_a_name(
     root: Path, monkeypatch: pytest.MonkeyPatch, path: str
@@ -154,6 +162,9 @@ def test_who_may_load_what_has_a_name(
         AdapterModule("team-a/module", "other/module"),
         AdapterModule("team-b/module", "other/module-b"),
     ]
+    for link, target in FILE_LINKS.items():
+        (root / link).parent.mkdir(parents=True)
+        (root / link).symlink_to(root / target)
     allowed = AllowedPaths.configured(["inside-too"], named_places(modules, "org/base"))
     patterns = NamePatterns.of(["team-a/*", "org/team-a", "org/team-a/*"])
     callers = [Caller("ops", Role.ADMIN), Caller("ops-a", Role.ADMIN, patterns)]

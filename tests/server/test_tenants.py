@@ -61,13 +61,17 @@ class Everything(LoRAResolver):
     def __init__(self) -> None:
         self.questions: list[tuple[str | None, str]] = []
         self.root = "/of"
+        self.linked_names: dict[str, tuple[str, ...]] = {}
 
     async def resolve_lora(
         self, base_model_name: str, lora_name: str, context: ResolveContext | None = None
     ) -> LoRARequest | None:
         self.questions.append((context and context.caller, lora_name))
         path = f"{self.root}/{lora_name}"
-        return None if "absent" in lora_name else LoRARequest(lora_name, 1, path)
+        if "absent" in lora_name:
+            return None
+        linked_names = self.linked_names.get(lora_name, ())
+        return LoRARequest(lora_name, 1, path, linked_names=linked_names)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +152,17 @@ def test_anothers_adapter_is_a_name_that_does_not_exist(
     assert shape(answer, name) == shape(missing, "team-a/absent")
     # Whether it exists cannot be told by the time either: nobody who knows is asked.
     assert (resolver.questions, server.engine.loads) == ([], [])
+
+
+def test_nor_does_a_link_to_it_help(server: RunningServer, resolver: Everything) -> None:
+    resolver.linked_names = {"team-a/link": ("shared", "team-b/found")}
+    missing = complete(server, "sk-aaa", "team-a/absent")
+    answer = complete(server, "sk-aaa", "team-a/link")
+    assert shape(answer, "team-a/link") == shape(missing, "team-a/absent")
+    assert server.engine.loads == []
+    assert complete(server, "sk-ops", "team-a/link").status_code == 200
+    resolver.linked_names = {"team-a/link": ("shared", "team-a/sql")}
+    assert complete(server, "sk-aaa", "team-a/link").status_code == 200
 
 
 @pytest.mark.parametrize("route", ["completions", "models"])

@@ -28,6 +28,8 @@ class LoRARequest:
         allowed_directories: real paths of this machine, for resolvers whose directories others can
             write to; where given, a file that lies in none of them when it is opened is refused,
             whatever has been linked to it since the resolver looked.
+        linked_names: names of other adapters to which links lead from where this one should be; it
+            is only for callers who may use those, too.
 
     Raises:
         InvalidRequestError: if a field is empty or the id is not positive.
@@ -40,6 +42,7 @@ class LoRARequest:
     load_inplace: bool = False
     source: AdapterSource | None = None
     allowed_directories: tuple[str, ...] = ()
+    linked_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.lora_name:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loramux.errors import AdapterRefusedError
+from loramux.lora.links import is_below
 
 _ON_THE_WAY = os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
 """With ``O_PATH`` a directory needs to be passable only, as it does on any path."""
@@ -33,7 +34,7 @@ def real_file(path: Path, allowed_directories: Sequence[str]) -> Path:
     if not allowed_directories:
         return path
     real = os.path.realpath(path)
-    if any(os.path.commonpath((allowed, real)) == allowed for allowed in allowed_directories):
+    if any(is_below(allowed, real) for allowed in allowed_directories):
         return Path(real)
     raise AdapterRefusedError(
         f"{path.name} lies outside of the directories in which the adapter was found; "

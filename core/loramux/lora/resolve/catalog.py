@@ -16,7 +16,7 @@ from loramux.lora.resolve.catalog_entry import CatalogEntry, Use, uses_by_name
 from loramux.lora.resolve.deadline import resolve_timeout
 from loramux.lora.resolve.failure_log import ResolverFailures
 from loramux.lora.resolve.path_checks import PathChecks
-from loramux.lora.resolve.search import AdapterSearch, Load, ResolverChain
+from loramux.lora.resolve.search import AdapterSearch, Load, MayUse, ResolverChain, may_use_all
 from loramux.lora.resolve.single_flight import SingleFlight
 from loramux.lora.source import AdapterSource
 from loramux.observability.distribution import Distribution
@@ -131,10 +131,15 @@ class AdapterCatalog:
         """How each resolver has been doing; nothing where none is asked."""
         return () if self._resolvers is None else self._resolvers.failures()
 
-    async def find(self, name: str, caller: str | None = None) -> tuple[CatalogEntry, bool]:
+    async def find(
+        self, name: str, caller: str | None = None, may_use: MayUse = may_use_all
+    ) -> tuple[CatalogEntry, bool]:
         """The adapter of that name, and whether it had to be searched for.
 
         Callers who ask for the same name at the same time share one search.
+
+        Args:
+            may_use: which names are this caller's; what is linked to another one is not found.
 
         Raises:
             ModelNotFoundError: nobody has it.
@@ -147,11 +152,11 @@ class AdapterCatalog:
         if known := await self._still_there(key):
             if time.monotonic() - known.checked_at < self._recheck_seconds:
                 return known, False
-            entry = await self._searches.run(key, lambda: self._recheck(key, known))
+            entry = await self._searches.run(key, lambda: self._recheck(key, known, may_use))
             return entry, entry.lora_request is not known.lora_request
         if self._resolvers is None:
             raise self.unknown(name)
-        return await self._searches.run(key, lambda: self._find_new(key)), True
+        return await self._searches.run(key, lambda: self._find_new(key, may_use)), True
 
     async def register(self, module: AdapterModule, *, load_inplace: bool = False) -> None:
         """Load an adapter and serve it under its name from then on.
@@ -221,15 +226,15 @@ class AdapterCatalog:
         )
         return await self._search.load(request)
 
-    async def _find_new(self, key: Key) -> CatalogEntry:
-        entry = await self._search.find(*key)
+    async def _find_new(self, key: Key, may_use: MayUse) -> CatalogEntry:
+        entry = await self._search.find(*key, may_use)
         self._remember(key, entry)
         return entry
 
-    async def _recheck(self, key: Key, known: CatalogEntry) -> CatalogEntry:
+    async def _recheck(self, key: Key, known: CatalogEntry, may_use: MayUse) -> CatalogEntry:
         _, caller = key
         try:
-            checked = await self._search.check(known, caller)
+            checked = await self._search.check(known, caller, may_use)
         except (ModelNotFoundError, AdapterRefusedError):
             self._drop(key, known)
             raise

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from loramux.errors import AdapterUnavailableError
+from loramux.errors import AdapterUnavailableError, ModelNotFoundError
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.lora.resolve.failure_log import ResolverFailures
@@ -54,6 +54,15 @@ Load = Callable[[LoRARequest], Awaitable[LoadedAdapter]]
 """Reads and checks an adapter, so that the first request does not have to wait for it."""
 
 
+MayUse = Callable[[str], bool]
+"""Whether a caller may use adapters of a name."""
+
+
+def may_use_all(name: str) -> bool:
+    """Whoever no names are kept from."""
+    return True
+
+
 class AdapterSearch:
     """Asks resolvers and loads what they find.
 
@@ -95,7 +104,7 @@ class AdapterSearch:
         seconds = time.perf_counter() - started
         return CatalogEntry(request.name, _lasting(request), digest, search_seconds=seconds)
 
-    async def find(self, name: str, caller: str | None) -> CatalogEntry:
+    async def find(self, name: str, caller: str | None, may_use: MayUse) -> CatalogEntry:
         """Find and load an adapter.
 
         Raises:
@@ -105,10 +114,10 @@ class AdapterSearch:
         """
         started = time.perf_counter()
         async with self._attempt(name, self._timeout):
-            answer = await self._ask(name, caller)
+            answer = await self._ask(name, caller, may_use)
             return await self._loaded(name, answer, started)
 
-    async def check(self, known: CatalogEntry, caller: str | None) -> CatalogEntry:
+    async def check(self, known: CatalogEntry, caller: str | None, may_use: MayUse) -> CatalogEntry:
         """What is true of a found name now; ``known`` goes on if nobody can tell.
 
         An unchanged answer is loaded too, which costs a look at a directory and shows whether
@@ -121,7 +130,7 @@ class AdapterSearch:
         started = time.perf_counter()
         try:
             async with self._attempt(known.name, min(self._timeout, CHECK_SECONDS)):
-                answer = await self._ask(known.name, caller)
+                answer = await self._ask(known.name, caller, may_use)
             async with self._attempt(known.name, self._timeout):
                 if not _is_same(answer.lora_request, known.lora_request):
                     return await self._loaded(known.name, answer, started)
@@ -148,14 +157,19 @@ class AdapterSearch:
                 f"Adapter {name!r} was not ready within {seconds:g} s; try again later."
             ) from error
 
-    async def _ask(self, name: str, caller: str | None) -> Resolution:
+    async def _ask(self, name: str, caller: str | None, may_use: MayUse) -> Resolution:
         assert self._resolvers is not None
         context = ResolveContext(caller)
         started = time.monotonic()
         try:
-            return await self._resolvers.resolve(self._base_model_name, name, context=context)
+            answer = await self._resolvers.resolve(self._base_model_name, name, context=context)
         finally:
             self.resolve_seconds.observe(time.monotonic() - started)
+        if not all(map(may_use, answer.lora_request.linked_names)):
+            raise ModelNotFoundError(
+                f"Adapter {name!r} is linked to one that is not this caller's."
+            )
+        return answer
 
     async def _loaded(self, name: str, answer: Resolution, started: float) -> CatalogEntry:
         request = answer.lora_request

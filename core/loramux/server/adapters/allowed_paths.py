@@ -10,6 +10,7 @@ from loramux import env
 from loramux.errors import AdapterNotFoundError, InvalidRequestError
 from loramux.lora.fetch.locate import CHECKPOINT_FILES
 from loramux.lora.hub.source import HubPath
+from loramux.lora.links import FollowedPath, is_below
 from loramux.server.access.caller import ANYBODY, Caller
 from loramux.server.adapters.named_places import HUB_SCHEME, NamedPlace, real_path
 
@@ -26,12 +27,12 @@ class AllowedPath:
 
     Args:
         path: real path of a directory, or one of the Hub.
-        place: the same without a revision.
+        places: the same without a revision, and the directories to which links lead away from it.
         directories: of this machine, in which its files have to lie when they are opened.
     """
 
     path: str
-    place: str
+    places: tuple[str, ...]
     directories: tuple[str, ...] = ()
 
 
@@ -97,10 +98,11 @@ class AllowedPaths:
 
         Raises:
             PathNotAllowedError: it is neither below one of the directories nor allowed on the Hub,
-                or has names there of which the caller may use none.
+                or it, or what a file of it is linked to, has names there of which the caller may
+                use none.
         """
         found = self._on_hub(path) or self._on_this_machine(path)
-        if found is None or not self._is_for(caller, found.place):
+        if found is None or not all(self._is_for(caller, place) for place in found.places):
             raise PathNotAllowedError(
                 "it is outside of the places this server loads from, which its operator names with "
                 f"--allowed-local-adapter-path or {ROOTS_VARIABLE}."
@@ -112,14 +114,16 @@ class AllowedPaths:
         # A directory of the same relative path would be loaded in the repository's place.
         if hub_path is None or os.path.isdir(str(hub_path)) or not self._allows_on_hub(hub_path):
             return None
-        return AllowedPath(str(hub_path), place=str(replace(hub_path, revision=None)))
+        return AllowedPath(str(hub_path), (str(replace(hub_path, revision=None)),))
 
     def _on_this_machine(self, path: str) -> AllowedPath | None:
         real = real_path(path)
-        files = [real_path(os.path.join(real, name)) for name in CHECKPOINT_FILES]
-        if "://" in path or not all(self._holds(part) for part in (real, *files)):
+        files = [FollowedPath(real).to(name) for name in CHECKPOINT_FILES]
+        if "://" in path or not all(map(self._holds, (real, *(file.real for file in files)))):
             return None
-        return AllowedPath(real, real, tuple(dict.fromkeys((real, *map(os.path.dirname, files)))))
+        linked = [os.path.dirname(file.real) for file in files if file.leads_away]
+        directories = dict.fromkeys((real, *(os.path.dirname(file.real) for file in files)))
+        return AllowedPath(real, (real, *linked), tuple(directories))
 
     def _is_for(self, caller: Caller, place: str) -> bool:
         names = [name for named in self.named if (name := named.name_of(place)) is not None]
@@ -140,7 +144,7 @@ class AllowedPaths:
         return replace(self, repositories=(*self.repositories, repository))
 
     def _holds(self, real: str) -> bool:
-        return any(os.path.commonpath((root, real)) == root for root in self.directories)
+        return any(is_below(root, real) for root in self.directories)
 
     def _allows_on_hub(self, path: HubPath) -> bool:
         return self.is_whole_hub_allowed or any(

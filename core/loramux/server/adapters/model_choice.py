@@ -99,7 +99,7 @@ async def find_adapter(server: ServerState, caller: Caller, name: str) -> tuple[
 
 async def _find(server: ServerState, caller: Caller, name: str) -> tuple[CatalogEntry, bool]:
     try:
-        return await server.catalog.find(name, caller.name)
+        return await server.catalog.find(name, caller.name, caller.may_use)
     except ModelNotFoundError as error:
         raise server.catalog.unknown(name) from error
 

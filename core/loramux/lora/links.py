@@ -1,0 +1,53 @@
+"""Symbolic links between adapters of one directory, which several people may write to.
+
+Whoever can put a link into a directory can as well rename what is in it. So a link that leads to
+somewhere below the directory that it lies in gives away nothing, as in ``sql/current -> v3``; one
+that leads out of it may lead to what is somebody else's.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FollowedPath:
+    """Where a path really leads, and whether a link on the way has led away from where it lies."""
+
+    real: str
+    leads_away: bool = False
+
+    def to(self, relative: str) -> FollowedPath:
+        """What is at a path from here; what cannot be looked at holds no link.
+
+        Args:
+            relative: one or more names with a slash between them.
+        """
+        followed = self
+        for name in relative.split("/"):
+            followed = followed._step(name)
+        return followed
+
+    def _step(self, name: str) -> FollowedPath:
+        path = os.path.join(self.real, name)
+        if not os.path.islink(path):
+            return FollowedPath(path, self.leads_away)
+        real = os.path.realpath(path)
+        return FollowedPath(real, self.leads_away or not _stays(self.real, real))
+
+
+def is_below(directory: str, path: str) -> bool:
+    """Whether a real path is a real directory or lies in it."""
+    return os.path.commonpath((directory, path)) == directory
+
+
+def _stays(directory: str, target: str) -> bool:
+    """Whether a link in a directory leads to what is its own.
+
+    In the Hugging Face cache that is also the content of a repository's files: from
+    ``<repository>/snapshots/<commit>`` to ``<repository>/blobs``.
+    """
+    repository, snapshots, _ = f"{directory}/".rpartition("/snapshots/")
+    blobs = f"{repository}/blobs"
+    return is_below(directory, target) or bool(snapshots and is_below(blobs, target))
