@@ -24,6 +24,7 @@ from loramux.engine.scheduling.sequence import Sequence as EngineSequence
 from loramux.lora.adapter import Adapter
 from loramux.lora.device.pool import ResidentAdapter
 from loramux.sampling_params import SamplingParams
+from tests.engine.simulated_grammar import ENDING, SimulatedGrammar
 from tests.lora.residents import make_adapter
 
 VOCABULARY = 3
@@ -112,23 +113,42 @@ class SimulatedRunner:
             [None] * args.block_size for _ in range(self.num_blocks)
         ]
         self.num_steps = 0
+        self.failing_steps: set[int] = set()
+        """Those whose tokens never come."""
+        self.events: list[str] = []
+        self.left_out: set[EngineSequence] = set()
+        """Sequences that a forward pass had and its sampling had not."""
         self.overlaps = bool(args.async_scheduling)
         self.latest: list[int] = []
         self.rows: dict[EngineSequence, int] = {}
 
-    def launch(self, chunks: list[Chunk], fresh_blocks: list[int]) -> LaunchedStep:
-        """Compute at once; what is launched is told only when it is waited for."""
+    def launch_forward(self, chunks: list[Chunk], fresh_blocks: list[int]) -> SimpleNamespace:
         self.num_steps += 1
+        self.events.append(f"forward {self.num_steps}")
         self._check_limits(chunks)
         for block in fresh_blocks:
             self.cells[block] = [None] * self.args.block_size
         for chunk in chunks:
             self._write(chunk)
-        sampled = [self._sample(chunk) for chunk in chunks if chunk.samples]
         self._check_pasts(chunks)
+        return SimpleNamespace(chunks=chunks)
+
+    def launch_sampling(self, forward: SimpleNamespace, chunks: list[Chunk]) -> LaunchedStep:
+        """Sample at once; what is launched is told only when it is waited for."""
+        step = self.num_steps
+        self.events.append(f"sampling {step}")
+        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        sampled = [self._sample(chunk) for chunk in chunks if chunk.samples]
         self.latest = sampled
-        tokens = HostTokens(sampled, [None] * len(sampled), [])
-        return LaunchedStep(chunks, lambda: tokens, {})
+        self.rows = {sequence: place for place, sequence in enumerate(sampling)}
+        self.left_out |= {chunk.sequence for chunk in set(forward.chunks) - set(chunks)}
+        return LaunchedStep(chunks, lambda: self._wait(step, sampled), {})
+
+    def _wait(self, step: int, sampled: list[int]) -> HostTokens:
+        self.events.append(f"wait {step}")
+        if step in self.failing_steps:
+            raise RuntimeError("the tokens never came")
+        return HostTokens(sampled, [None] * len(sampled), [])
 
     def _check_limits(self, chunks: list[Chunk]) -> None:
         assert 0 < len(chunks) <= self.args.max_num_seqs
@@ -149,8 +169,10 @@ class SimulatedRunner:
         sequence, size = chunk.sequence, self.args.block_size
         for position in range(chunk.first, chunk.end):
             cells = self.cells[sequence.block_ids[position // size]]
-            assert cells[position % size] is None, "a computed cell is never written again"
-            cells[position % size] = past(sequence.adapter, self._tokens(chunk, position + 1))
+            content = past(sequence.adapter, self._tokens(chunk, position + 1))
+            known = {None, content} if sequence in self.left_out else {None}
+            assert cells[position % size] in known, "a computed cell is never written again"
+            cells[position % size] = content
 
     def _check_pasts(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
@@ -158,12 +180,15 @@ class SimulatedRunner:
             for position in range(chunk.end):
                 cell = self.cells[sequence.block_ids[position // size]][position % size]
                 assert cell == past(sequence.adapter, self._tokens(chunk, position + 1))
-        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
-        self.rows = {sequence: place for place, sequence in enumerate(sampling)}
 
     def _sample(self, chunk: Chunk) -> int:
-        assert chunk.end == chunk.sequence.num_tokens
-        return next_token(chunk.sequence.adapter, self._tokens(chunk, chunk.end))
+        sequence = chunk.sequence
+        assert chunk.end == sequence.num_tokens
+        if sequence.params.has_penalties or sequence.grammar is not None:
+            assert not sequence.num_in_flight, "it is chosen by the tokens before"
+        if sequence.grammar is not None:
+            sequence.grammar.check_mask_of(sequence.output_token_ids)
+        return next_token(sequence.adapter, self._tokens(chunk, chunk.end))
 
 
 @dataclass
@@ -192,9 +217,19 @@ class Simulation:
             core = EngineCore(settings, None, num_blocks * 2, SimpleNamespace(pool=pool))
         return cls(core, pool)
 
-    def add(self, prompt: list[int], adapter: Adapter | None, max_tokens: int) -> str:
+    def add(
+        self,
+        prompt: list[int],
+        adapter: Adapter | None,
+        max_tokens: int,
+        grammar: SimulatedGrammar | None = None,
+        penalty: float = 0.0,
+    ) -> str:
         name = str(len(self.sequences))
-        sequence = EngineSequence(name, prompt, SamplingParams(), max_tokens, adapter=adapter)
+        params = SamplingParams(presence_penalty=penalty)
+        sequence = EngineSequence(
+            name, prompt, params, max_tokens, adapter=adapter, grammar=grammar
+        )
         self.sequences[name] = sequence
         self.tokens[name] = []
         self.core.add(sequence)
@@ -229,6 +264,8 @@ class Simulation:
             expected = expected_output(
                 sequence.adapter, sequence.prompt_token_ids, sequence.max_tokens
             )
+            if sequence.grammar is not None and ENDING in expected:
+                expected = expected[: expected.index(ENDING) + 1]
             assert tokens == expected[: len(tokens)]
             assert ending in {"abort", "error"} or tokens == expected
         self.check_nothing_held()

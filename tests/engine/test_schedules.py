@@ -7,13 +7,18 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.engine.simulated_core import ADAPTERS, VOCABULARY, Simulation
+from tests.engine.simulated_grammar import SimulatedGrammar
 
 adapters = st.none() | st.sampled_from(ADAPTERS)
 prompts = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=6)
-adds = st.tuples(st.just("add"), prompts, adapters, st.integers(1, 6))
+plain = (st.just("add"), prompts, adapters, st.integers(1, 6))
+adds = st.tuples(*plain)
+grammars = st.builds(SimulatedGrammar, st.integers(0, 4), st.none() | st.integers(1, 3))
+choosy_adds = st.tuples(*plain, st.none() | grammars, st.sampled_from([0.0, 1.0]))
 steps = st.tuples(st.just("step"), st.integers(1, 4))
 aborts = st.tuples(st.just("abort"), st.integers(0, 30))
 events = st.lists(adds | adds | steps | aborts, min_size=5, max_size=60)
+choosy_events = st.lists(adds | choosy_adds | steps | aborts, min_size=5, max_size=60)
 
 
 def play(simulation: Simulation, events: list[tuple]) -> None:
@@ -30,7 +35,7 @@ def play(simulation: Simulation, events: list[tuple]) -> None:
 
 @settings(deadline=None, max_examples=250)
 @given(
-    events=events,
+    events=choosy_events,
     num_blocks=st.integers(6, 10),
     max_loras=st.integers(1, 4),
     delay=st.integers(0, 3),
@@ -55,6 +60,7 @@ def test_everybody_gets_their_own_tokens(
     play(simulation, events)
     simulation.check_all_right()
     event("preempted", any(s.num_preemptions for s in simulation.sequences.values()))
+    event("left out", bool(simulation.core.runner.left_out))
     event("cached", any(s.num_cached_tokens for s in simulation.sequences.values()))
 
 
@@ -90,6 +96,48 @@ def test_results_are_looked_at_while_the_next_step_runs():
         seen.append((simulation.core.runner.num_steps, len(simulation.tokens[name])))
     assert seen == [(1, 0), (2, 1), (3, 2), (3, 3)], "no step is launched for what is over"
     simulation.check_all_right()
+
+
+def test_tokens_that_a_choice_depends_on_are_looked_at_between_the_halves_of_a_step():
+    simulation = Simulation.make(40, async_scheduling=True)
+    simulation.add([0], None, 3, penalty=1.0)
+    simulation.add([0, 1], None, 5)
+    simulation.drain()
+    simulation.check_all_right()
+    assert simulation.core.runner.events == [
+        *("forward 1", "sampling 1"),
+        *("forward 2", "wait 1", "sampling 2"),
+        *("forward 3", "wait 2", "sampling 3"),
+        *("forward 4", "sampling 4", "wait 3"),
+        *("forward 5", "sampling 5", "wait 4", "wait 5"),
+    ]
+
+
+def test_who_does_not_know_what_may_come_next_is_left_out_and_comes_again():
+    simulation = Simulation.make(40, async_scheduling=True)
+    late = simulation.add([0, 1], None, 3, SimulatedGrammar(delay=3))
+    other = simulation.add([0], None, 6, SimulatedGrammar())
+    seen = []
+    for _ in range(4):
+        simulation.step()
+        seen.append((len(simulation.tokens[late]), len(simulation.tokens[other])))
+    assert seen == [(0, 0), (1, 1), (1, 2), (2, 3)]
+    assert simulation.core.runner.left_out == {simulation.sequences[late]}
+    simulation.drain()
+    simulation.check_all_right()
+
+
+def test_tokens_that_never_come_end_the_sequences_that_sampled_them():
+    simulation = Simulation.make(40, async_scheduling=True)
+    simulation.core.runner.failing_steps = {2}
+    broken = [simulation.add([0], None, 4, penalty=1.0), simulation.add([1], None, 4)]
+    simulation.step()
+    simulation.step()
+    newcomer = simulation.add([1, 0], None, 4, SimulatedGrammar())
+    simulation.drain()
+    simulation.check_all_right()
+    assert [simulation.endings[name] for name in broken] == ["error", "error"]
+    assert simulation.endings[newcomer] in ("length", "stop")
 
 
 def test_prompts_come_in_small_pieces_beside_a_stream_unless_many_wait():

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from loramux import LLM, LLMEngine, RequestOutput, SamplingParams, StructuredOutputsParams
+from loramux.engine.sampling.sampler import ComingTokens, Sampler
 from loramux.engine.structured import library, settling
 from loramux.engine.structured.matcher import GrammarState
 from loramux.errors import InvalidRequestError
@@ -124,6 +125,35 @@ def test_stop_strings_and_logprobs_of_the_model_itself(
     assert max(first.values(), key=lambda each: each.logprob).logprob == pytest.approx(
         float(raw.max()), abs=1e-4
     ), "the likeliest token is the model's, though the form refuses it"
+
+
+def test_the_model_never_waits_for_the_tokens_that_a_form_needs(
+    engines: Callable[..., LLMEngine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are waited for while the device computes the next forward pass, of the whole batch."""
+    monkeypatch.setattr(settling, "SETTLE_SECONDS", 60.0)
+    engine = engines(**ROOM, async_scheduling=True)
+    events: list[str] = []
+    record(monkeypatch, events, "forward", type(engine.core.runner._forward), "__call__")
+    record(monkeypatch, events, "sampling", Sampler, "__call__")
+    record(monkeypatch, events, "wait", ComingTokens, "wait")
+    free = Job(PROMPTS[0], None, greedy_params(12))
+    run(engine, [Job(PROMPTS[1], None, params({"regex": "a{5}"}, max_tokens=5)), free])
+    assert events[:14] == ["forward", "sampling"] + 4 * ["forward", "wait", "sampling"]
+
+
+def record(
+    monkeypatch: pytest.MonkeyPatch, events: list[str], event: str, owner: type, name: str
+) -> None:
+    """Note each call of a method in ``events``, before it is made."""
+    plain = getattr(owner, name)
+
+    def recording(*args: object) -> object:
+        events.append(event)
+        return plain(*args)
+
+    monkeypatch.setattr(owner, name, recording)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from loramux import LLMEngine
+from loramux import LLMEngine, StructuredOutputsParams
 from loramux.errors import InvalidRequestError
 from tests.engine.world import (
     NUM_TOKENS,
@@ -35,7 +37,7 @@ WAYS = {
 }
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(scope="module", params=WAYS)
 def engine(request, engines) -> LLMEngine:
     return engines(**WAYS[request.param])
 
@@ -91,6 +93,42 @@ def test_seeded_draws_are_those_of_the_plain_way(world, engine, engines):
     jobs = [Job(prompt, world.lora("mlp"), params) for prompt in PROMPTS[:4]]
     for output, other in zip(run(engine, jobs), run(engines(), jobs), strict=True):
         assert [o.token_ids for o in output.outputs] == [o.token_ids for o in other.outputs]
+
+
+FORMS = {
+    "json": StructuredOutputsParams(json={"type": "array", "items": {"type": "boolean"}}),
+    "regex": StructuredOutputsParams(regex="[a-f]{3,9}"),
+}
+ASKED = [
+    greedy_params(9, logprobs=1),
+    greedy_params(4, prompt_logprobs=2, frequency_penalty=0.4),
+    greedy_params(8, min_tokens=5, stop_token_ids=list(range(0, 90, 4))),
+    greedy_params(12, repetition_penalty=1.5, logit_bias={7: 3.0}, ignore_eos=False),
+    greedy_params(7, temperature=0.9, seed=3, n=2, min_p=0.01, stop=["a", "e"]),
+    greedy_params(20, structured_outputs=FORMS["json"], presence_penalty=0.5),
+    greedy_params(20, structured_outputs=FORMS["regex"], temperature=1.0, seed=2, n=2),
+]
+arrivals = st.tuples(
+    st.sampled_from(range(len(PROMPTS))),
+    st.sampled_from([None, "attention", "embeddings"]),
+    st.sampled_from(ASKED),
+    st.integers(0, 8),
+)
+
+
+@settings(deadline=None, max_examples=8, derandomize=True)
+@given(plan=st.lists(arrivals, min_size=3, max_size=10))
+def test_whatever_is_asked_side_by_side_is_answered_as_in_the_plain_way(
+    world, engine, engines, plan
+):
+    jobs = [Job(PROMPTS[prompt], world.lora(name), asked, at) for prompt, name, asked, at in plan]
+    for output, other in zip(run(engine, jobs), run(engines(), jobs), strict=True):
+        assert output.error is None, output.error
+        assert len(output.prompt_logprobs or ()) == len(other.prompt_logprobs or ())
+        for mine, theirs in zip(output.outputs, other.outputs, strict=True):
+            assert mine.token_ids == theirs.token_ids
+            assert mine.finish_reason == theirs.finish_reason
+            assert mine.stop_reason == theirs.stop_reason
 
 
 def test_a_model_without_a_fused_form_is_refused_where_one_is_asked_for(world, monkeypatch):

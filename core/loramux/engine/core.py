@@ -12,6 +12,7 @@ import torch
 from loramux.engine.args import EngineArgs
 from loramux.engine.messages import CoreOutput
 from loramux.engine.pooling.plan import PoolingPlan
+from loramux.engine.running.launched_forward import LaunchedForward
 from loramux.engine.running.launched_step import ChunkResult, LaunchedStep
 from loramux.engine.running.model_runner import ModelRunner
 from loramux.engine.running.pooled_step import PooledStep
@@ -33,7 +34,9 @@ class EngineCore:
 
     With ``async_scheduling`` a step is launched before the results of the one before are looked
     at, so that the device computes while the host schedules and hands out tokens. What the host
-    has not seen yet, the tokens in flight, the device passes on by itself.
+    has not seen yet, the tokens in flight, the device passes on by itself. Only the choice of a
+    token may depend on them, under a grammar or penalties: they are looked at between the two
+    halves of the launch then, while the device computes the forward pass.
 
     Every way a single sequence can fail ends that sequence with an error and no other. Only a
     broken device ends the engine.
@@ -92,11 +95,14 @@ class EngineCore:
         Raises:
             EngineDeadError: the device is broken; no further step can succeed.
         """
-        outputs = self._collect() if self._must_see_tokens() else []
-        outputs += [self._fail(s, error) for s, error in settle_grammars(self.scheduler.running)]
+        outputs = self._settle(self.scheduler.running)
         chunks = self.scheduler.schedule()
         outputs += [self._fail(s, error) for s, error in self.scheduler.take_unplaceable()]
-        launched = self._launch(chunks, outputs) if chunks else None
+        forward = self._launch_forward(chunks, outputs) if chunks else None
+        if any(chunk.samples and chunk.sequence.awaits_token_in_flight for chunk in chunks):
+            outputs += self._collect()
+            outputs += self._settle(chunk.sequence for chunk in chunks if self._is_here(chunk))
+        launched = self._launch_sampling(forward, outputs) if forward else None
         outputs += self._collect()
         self._launched = launched
         if not self._overlaps:
@@ -119,24 +125,39 @@ class EngineCore:
         """May be called from any thread."""
         self._woken.set()
 
-    def _must_see_tokens(self) -> bool:
-        """Whether somebody's next step depends on tokens that are still in flight."""
-        return self._launched is not None and any(
-            sequence.needs_known_tokens for sequence in self.scheduler.running
-        )
+    def _settle(self, sequences: Iterable[Sequence]) -> list[CoreOutput]:
+        """Let grammars catch up with the tokens; sequences that cannot go on end."""
+        return [self._fail(sequence, error) for sequence, error in settle_grammars(sequences)]
 
-    def _launch(
+    def _launch_forward(
         self, chunks: list[Chunk], outputs: list[CoreOutput]
-    ) -> LaunchedStep | PooledStep | None:
-        """Start a step; if that fails, its sequences end and ``outputs`` say so."""
+    ) -> LaunchedForward | None:
+        """Start to compute; if that fails, the sequences end and ``outputs`` say so."""
         try:
-            launched = self.runner.launch(chunks, self.cache.take_fresh_blocks())
+            return self.runner.launch_forward(chunks, self.cache.take_fresh_blocks())
+        except Exception as error:
+            outputs += self._fail_step(chunks, error)
+            return None
+
+    def _launch_sampling(
+        self, forward: LaunchedForward, outputs: list[CoreOutput]
+    ) -> LaunchedStep | PooledStep | None:
+        """Start to choose tokens; if that fails, the sequences end and ``outputs`` say so.
+
+        Who has ended since the forward pass was launched is left out, and so is who does not know
+        what may come next: its chunk counts as not computed, and comes again.
+        """
+        chunks = [c for c in forward.chunks if self._is_here(c) and not c.sequence.awaits_mask]
+        try:
+            launched = self.runner.launch_sampling(forward, chunks)
         except Exception as error:
             outputs += self._fail_step(chunks, error)
             return None
         for chunk in chunks:
-            chunk.sequence.num_computed_tokens = chunk.end
-            chunk.sequence.num_in_flight += chunk.samples
+            sequence = chunk.sequence
+            sequence.num_prompt_logprobs += len(chunk.scored)
+            sequence.num_computed_tokens = chunk.end
+            sequence.num_in_flight += chunk.samples
         return launched
 
     def _collect(self) -> list[CoreOutput]:
@@ -175,8 +196,8 @@ class EngineCore:
             num_cached_tokens=sequence.num_cached_tokens,
             adapter_digest=sequence.adapter.digest if sequence.adapter else None,
             first_scheduled_time=sequence.first_scheduled_time,
+            prompt_logprobs=result.prompt_logprobs,
         )
-        self._take_prompt_logprobs(result, output)
         if result.token_id is not None:
             self._append(sequence, result, output)
         if result.embedding is not None:
@@ -192,16 +213,11 @@ class EngineCore:
         self.num_generated_tokens += 1
         if result.logprobs is not None:
             output.logprobs = [result.logprobs]
-        output.finish_reason, output.stop_reason = _ending(sequence)
+        output.finish_reason, output.stop_reason = sequence.ending
         if output.finish_reason is not None:
             self._remove(sequence)
         elif sequence.grammar is not None:
             sequence.grammar.advance(result.token_id)
-
-    def _take_prompt_logprobs(self, result: ChunkResult, output: CoreOutput) -> None:
-        if result.prompt_logprobs is not None:
-            output.prompt_logprobs = result.prompt_logprobs
-            result.chunk.sequence.num_prompt_logprobs += len(result.prompt_logprobs)
 
     def _fail(self, sequence: Sequence, error: Exception) -> CoreOutput:
         self._remove(sequence)
@@ -211,22 +227,6 @@ class EngineCore:
         """Forget a sequence; one whose adapter failed has left the scheduler already."""
         del self._sequences[sequence.sequence_id]
         self.scheduler.discard(sequence)
-
-
-def _ending(sequence: Sequence) -> tuple[str | None, int | None]:
-    """``(finish_reason, stop_reason)`` after the latest token, ``(None, None)`` to go on."""
-    token_id = sequence.output_token_ids[-1]
-    num_output = len(sequence.output_token_ids)
-    grammar = sequence.grammar
-    is_complete = grammar is not None and token_id in grammar.ending_token_ids
-    if is_complete or num_output >= sequence.params.min_tokens:
-        if token_id in sequence.eos_token_ids and (is_complete or not sequence.params.ignore_eos):
-            return "stop", None
-        if is_complete or token_id in sequence.stop_token_ids:
-            return "stop", token_id
-    if num_output >= sequence.max_tokens:
-        return "length", None
-    return None, None
 
 
 def _invalid_logits(sequence: Sequence) -> Exception:

@@ -1,4 +1,4 @@
-"""Runs the model once over the scheduled chunks, and samples or pools."""
+"""Runs the model once over the scheduled chunks, then samples or pools."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from torch import Tensor
 from loramux.engine.args import EngineArgs
 from loramux.engine.messages import PositionLogprobs
 from loramux.engine.pooling.plan import PoolingPlan
-from loramux.engine.pooling.pooler import Pooler, make_pooler
+from loramux.engine.pooling.pooler import make_pooler
 from loramux.engine.running.attention_choice import choose_attention
 from loramux.engine.running.forward.base import Forward
 from loramux.engine.running.forward.choice import choose_forward
 from loramux.engine.running.kv_budget import allocate_caches, choose_num_blocks
 from loramux.engine.running.largest_step import largest_step
+from loramux.engine.running.launched_forward import LaunchedForward
 from loramux.engine.running.launched_step import LaunchedStep
 from loramux.engine.running.pooled_step import PooledStep
 from loramux.engine.running.prompt_positions import PromptPositions
-from loramux.engine.running.step_layout import StepLayout, lay_out
+from loramux.engine.running.step_layout import lay_out
 from loramux.engine.running.tokens_in_flight import TokensInFlight
 from loramux.engine.sampling.batch import SamplingBatch
 from loramux.engine.sampling.row import SamplingRow, seeded_generator
@@ -34,9 +35,11 @@ from loramux_kernels.paged_attention import LayerCache
 
 
 class ModelRunner:
-    """The model, its cache and its sampler; one ``launch`` is one forward pass.
+    """The model, its cache and its sampler; a step is launched in two halves.
 
     ``overlaps`` says whether a step should be launched before the one before has been waited for.
+    Its forward pass finds the tokens that are in flight on the device. Its sampling knows only
+    those that the host has seen, so it comes second: there is time to look at them in between.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class ModelRunner:
                 self._forward.capture(args, max_model_len)
 
     @torch.inference_mode()
-    def launch(self, chunks: Seq[Chunk], fresh_blocks: list[int]) -> LaunchedStep | PooledStep:
+    def launch_forward(self, chunks: Seq[Chunk], fresh_blocks: list[int]) -> LaunchedForward:
         """Start to compute the chunks.
 
         Args:
@@ -79,23 +82,28 @@ class ModelRunner:
         """
         if self._attention.reads_stale_keys:
             self._wipe(fresh_blocks)
-        chunks = self._forward.arrange(chunks)
-        layout = lay_out(chunks, self._args.block_size)
+        layout = lay_out(self._forward.arrange(chunks), self._args.block_size)
         if self._pooler is not None:
-            return self._pool(self._pooler, layout)
-        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+            return LaunchedForward(layout, self._forward(layout, self._pooler.rows(layout)))
         prompts = [p for rows in layout.rows if (p := PromptPositions.of(rows)) is not None]
-        logit_rows = layout.logit_rows
-        logit_rows += [row for prompt in prompts for row in prompt.rows]
-        logits = self._forward(layout, logit_rows)
-        wait_for_tokens = self._sample(logits[: len(sampling)], sampling)
-        scored = _score(logits[len(sampling) :], prompts)
-        return LaunchedStep(chunks, wait_for_tokens, scored)
+        logit_rows = layout.logit_rows + [row for prompt in prompts for row in prompt.rows]
+        return LaunchedForward(layout, self._forward(layout, logit_rows), prompts)
 
-    def _pool(self, pooler: Pooler, layout: StepLayout) -> PooledStep:
-        hidden = self._forward(layout, pooler.rows(layout))
-        embeddings = HostCopy([pooler.pool(hidden, layout)])
-        return PooledStep([rows.chunk for rows in layout.rows], embeddings)
+    @torch.inference_mode()
+    def launch_sampling(
+        self, forward: LaunchedForward, chunks: Seq[Chunk]
+    ) -> LaunchedStep | PooledStep:
+        """Start to choose what follows ``chunks``, in the order of the forward pass.
+
+        They may be fewer than it has: nothing is chosen for a sequence that has ended since.
+        """
+        if self._pooler is not None:
+            pooled = self._pooler.pool(forward.states, forward.layout)
+            return PooledStep(forward.chunks, HostCopy([pooled]))
+        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        wait_for_tokens = self._sample(forward.logits_of(chunks), sampling)
+        scored = _score(forward.prompt_logits, forward.prompts)
+        return LaunchedStep(chunks, wait_for_tokens, scored)
 
     def _sample(self, logits: Tensor, sequences: list[Sequence]) -> Callable[[], HostTokens]:
         """Choose the next token of each sequence from its row of ``logits``."""
@@ -137,8 +145,10 @@ class ModelRunner:
             cache.values.index_fill_(0, index, 0)
 
     def _run_largest_step(self) -> None:
-        """For its peak of memory."""
-        self.launch(largest_step(self._args, self._max_model_len), []).wait()
+        """For its peak of memory, with all chunks and with some left out: logits are copied then."""
+        forward = self.launch_forward(largest_step(self._args, self._max_model_len), [])
+        for chunks in (forward.chunks, forward.chunks[:-1]):
+            self.launch_sampling(forward, chunks).wait()
         self._sampling = None
 
 

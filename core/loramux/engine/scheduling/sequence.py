@@ -65,7 +65,7 @@ class Sequence:
     num_cached_tokens: int = 0
     """Prompt tokens found in the prefix cache when it was first scheduled."""
     num_prompt_logprobs: int = 0
-    """Prompt positions whose log probabilities have been given."""
+    """Prompt positions whose log probabilities the launched steps have given."""
     num_preemptions: int = 0
     is_suspended: bool = False
     """It was preempted and waits to go on; it still holds its adapter."""
@@ -89,6 +89,18 @@ class Sequence:
         return len(self.output_token_ids) + self.num_in_flight >= self.max_tokens
 
     @property
+    def ending(self) -> tuple[str | None, int | None]:
+        """``(finish_reason, stop_reason)`` after its latest token, ``(None, None)`` to go on."""
+        token_id, num_output = self.output_token_ids[-1], len(self.output_token_ids)
+        is_complete = self.grammar is not None and token_id in self.grammar.ending_token_ids
+        if is_complete or num_output >= self.params.min_tokens:
+            if token_id in self.eos_token_ids and (is_complete or not self.params.ignore_eos):
+                return "stop", None
+            if is_complete or token_id in self.stop_token_ids:
+                return "stop", token_id
+        return ("length" if num_output >= self.max_tokens else None), None
+
+    @property
     def sits_out(self) -> bool:
         """Whether it can do nothing at this step, though it runs."""
         return self.awaits_last_token or self.awaits_mask
@@ -99,13 +111,12 @@ class Sequence:
         return self.grammar is not None and not self.grammar.is_ready()
 
     @property
-    def needs_known_tokens(self) -> bool:
-        """Whether its next step depends on the ids of all tokens before, not on the cache alone."""
+    def awaits_token_in_flight(self) -> bool:
+        """Whether its next choice depends on the id of a token that nobody has seen yet."""
         params = self.params
-        return (
+        return self.num_in_flight > 0 and (
             params.has_penalties
             or len(self.output_token_ids) < params.min_tokens
-            or self.num_unscored > 0
             or self.grammar is not None
         )
 
