@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 from fastapi import Request
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loramux.server.completions.request import parse_completion
-from loramux.server.http.body import LARGE_BODY_BYTES, read_json
+from loramux.server.http import json_structure
+from loramux.server.http.body import LARGE_BODY_BYTES, MAX_PARTS, read_json
 from loramux.server.http.errors import ApiError
 from loramux.server.http.events import as_json
+from loramux.server.http.json_structure import num_parts
 from loramux.server.http.large_json import json_with_list
 from tests.server.conftest import FolderResolver, state_around
 from tests.server.fake_engine import FakeEngine
@@ -56,6 +60,44 @@ def test_token_ids_of_a_large_body_are_checked_on_the_way(tmp_path: Path) -> Non
     assert (wrong.status_code, long.status_code) == (400, 400)
     assert "prompt must be a string" in wrong.json()["error"]["message"]
     assert str(len(token_ids)) in long.json()["error"]["message"]
+
+
+def parsed(body: bytes) -> dict[str, Any]:
+    return asyncio.run(read_json(request_with(body), lambda payload: payload))
+
+
+@pytest.mark.parametrize("part", ["[]", "[0]", "{}", '{"a":0}', "[" * 100 + "]" * 100])
+def test_a_body_that_is_all_structure_is_not_parsed(part: str) -> None:
+    """Millions of empty arrays would keep the interpreter from everybody else for a second."""
+    body = f'{{"prompt":[{",".join([part] * (MAX_PARTS // num_parts(part.encode()) + 1))}]}}'
+    with pytest.raises(ApiError, match=f"at most {MAX_PARTS} are read"):
+        parsed(body.encode())
+
+
+def test_what_has_no_structure_may_be_as_long_as_before() -> None:
+    text = '[{"a\\":[]}, "\\"]' * MAX_PARTS
+    for prompt in ([1] * (4 * MAX_PARTS), ["x" * 100, text], [[1, 2]] * 1024):
+        assert parsed(as_json({"prompt": prompt}).encode()) == {"prompt": prompt}
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.text(alphabet='a"\\[{:,}]\n\u00e9')
+ANY_JSON = st.recursive(
+    PLAIN, lambda some: st.lists(some) | st.dictionaries(st.text(alphabet='a"\\[{:'), some)
+)
+
+
+def counted(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + len(value) + sum(map(counted, value.values()))
+    return 1 + sum(map(counted, value)) if isinstance(value, list) else 0
+
+
+@settings(deadline=None)
+@given(ANY_JSON, st.sampled_from([1, 7, 2**20]))
+def test_structure_is_counted_outside_of_strings(value: Any, piece_bytes: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_structure, "PIECE_BYTES", piece_bytes)
+        assert num_parts(json.dumps(value).encode()) == counted(value)
 
 
 def test_no_part_of_a_large_answer_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from loramux.server.http.errors import bad_request
+from loramux.server.http.json_structure import may_hold_more, num_parts
 
 Model = TypeVar("Model", bound=BaseModel)
 Parsed = TypeVar("Parsed")
@@ -22,6 +23,10 @@ LARGE_BODY_BYTES = 64 * 1024
 
 MAX_FIELDS = 1024
 """Many times as many as there are; what nobody knows is looked at, too."""
+
+MAX_PARTS = 2**18
+"""Arrays, objects and members of objects; more than the longest chats have, and parsed within a
+tenth of a second."""
 
 _large_bodies = ThreadPoolExecutor(2, thread_name_prefix="loramux-body")
 """Its own, so that large bodies wait for each other and nothing else waits for them."""
@@ -35,7 +40,7 @@ async def read_json(
     A large body is read on a thread, and ``parse`` is the place for whatever takes longer the
     longer the body is: streams go on while it checks the fields. They wait while ``from_json``
     runs, which does not let go of Python's lock: up to 50 ms for a text of 8 MiB, 140 ms for token
-    ids of that length, and as much as a second for nothing but empty arrays.
+    ids of that length, and half as much for what holds ``MAX_PARTS``.
 
     Raises:
         ApiError: 400 if it is no JSON object, or does not say that it is JSON.
@@ -80,8 +85,13 @@ def _object(body: bytes) -> dict[str, Any]:
     """By pydantic's reader, ten times as fast as ``json`` for most bodies. It takes nothing that is
     nested more than 200 deep, which chat templates and whoever else walks over it could not.
     """
+    text = body.removeprefix(BOM_UTF8)
+    if may_hold_more(text, MAX_PARTS) and (num := num_parts(text)) > MAX_PARTS:
+        raise bad_request(
+            f"The request body holds {num} arrays, objects and members of objects, and at most "
+            f"{MAX_PARTS} are read; send several requests."
+        )
     try:
-        text = body.removeprefix(BOM_UTF8)
         payload = from_json(text, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
         raise bad_request(f"The request body is not valid JSON: {error}.") from None
