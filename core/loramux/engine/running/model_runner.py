@@ -145,7 +145,7 @@ class ModelRunner:
             cache.values.index_fill_(0, index, 0)
 
     def _run_largest_step(self) -> None:
-        """For its peak of memory, with all chunks and with some left out: logits are copied then."""
+        """For its peak of memory; also with a chunk left out, which copies the others' logits."""
         forward = self.launch_forward(largest_step(self._args, self._max_model_len), [])
         for chunks in (forward.chunks, forward.chunks[:-1]):
             self.launch_sampling(forward, chunks).wait()
