@@ -1,11 +1,9 @@
 """When the rank vectors of a product's rows are computed: beside it, ahead of it, or behind it.
 
 Both read the same rows and neither waits for the other. A product of few rows leaves
-multiprocessors room for the programs of shrink, which spend their time waiting for memory; one of
-more rows leaves some only if it is so wide that it takes several times as long, and if its own
-programs go first. One of very many rows leaves none, but between it and the kernel that reads its
-rows nothing should come that drives them out of the GPU's cache: there shrink runs ahead, on rows
-that have just been written.
+multiprocessors room for the programs of shrink, which spend their time waiting for memory. A long
+product leaves none, but between it and the kernel that reads its rows nothing should come that
+drives them out of the GPU's cache: there shrink runs ahead, on rows that have just been written.
 """
 
 from __future__ import annotations
@@ -19,21 +17,16 @@ from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
 BESIDE_ROWS = 64
-"""At most. Beside all products of 256 rows a step became 2 % longer."""
-BESIDE_WIDE_ROWS = 640
-"""At most, beside a wide product: 1 % shorter with 256 rows on 8 adapters, 2 % on 32."""
-WIDE = 2**26
-"""Weights of a wide product at least, such as those of gates and what they multiply."""
+"""At most. With 256 rows beside the product a step became 2 % longer."""
 AHEAD_ROWS = 1025
 """At least; in between shrink is behind the product, and the kernel after it begins early."""
 
 Order = Literal["beside", "ahead", "behind"]
 
 
-def order(projection: PackedProjection, work: LoRAWork, num_rows: int) -> Order:
+def order(work: LoRAWork, num_rows: int) -> Order:
     """By what is fixed for a captured step, never by what the work list is filled with."""
-    is_wide = projection.in_features * projection.out_features >= WIDE
-    if work.branch is not None and num_rows <= (BESIDE_WIDE_ROWS if is_wide else BESIDE_ROWS):
+    if num_rows <= BESIDE_ROWS and work.branch is not None:
         return "beside"
     return "ahead" if num_rows >= AHEAD_ROWS else "behind"
 
@@ -41,7 +34,7 @@ def order(projection: PackedProjection, work: LoRAWork, num_rows: int) -> Order:
 def begin_rank_vectors(x: Tensor, projection: PackedProjection, work: LoRAWork) -> None:
     """Before the base product of ``x``: start on its rank vectors, where that pays."""
     work.begun = None  # what a step that failed may have left
-    chosen = order(projection, work, len(x))
+    chosen = order(work, len(x))
     if chosen == "behind" or is_dense(work.single, work.table):
         return
     from loramux_kernels.triton_lora.shrink import shrink
@@ -61,5 +54,5 @@ def rank_vectors(x: Tensor, projection: PackedProjection, work: LoRAWork) -> Non
         from loramux_kernels.triton_lora.shrink import shrink
 
         shrink(x, projection, work)
-    elif work.branch is not None and order(projection, work, len(x)) == "beside":
+    elif work.branch is not None and order(work, len(x)) == "beside":
         work.branch.join()

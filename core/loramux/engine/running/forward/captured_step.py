@@ -8,14 +8,12 @@ in device memory at fixed addresses; how the work is cut is computed there as we
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from loramux.engine.running.forward.padded_step import PaddedPlan, PaddedStep, StepSize
 from loramux.engine.running.step_layout import StepLayout
-from loramux_kernels.triton_lora.rank_vectors import BESIDE_ROWS
 
 
 class CapturedStep:
@@ -42,23 +40,9 @@ class CapturedStep:
         lora = self._step.fill_lora(with_lora=with_lora)
         self._step.compute(lora)  # compiles what is missing, which a capture must not
         graph = torch.cuda.CUDAGraph()
-        stream = _stream_for(self.size)
-        with torch.cuda.graph(graph, pool=pool, stream=stream):  # type: ignore[arg-type]
+        with torch.cuda.graph(graph, pool=pool):  # type: ignore[arg-type]
             logits = self._step.compute(lora)
         return graph, logits
-
-
-@cache
-def _urgent_stream(device: int) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
-
-
-def _stream_for(size: StepSize) -> torch.cuda.Stream | None:
-    """What a graph's kernels inherit their priority from; None for the usual one.
-
-    In all but the smallest steps products go before the rank vectors computed beside them.
-    """
-    return _urgent_stream(torch.cuda.current_device()) if size.rows > BESIDE_ROWS else None
 
 
 class CapturedSteps:
