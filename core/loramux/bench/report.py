@@ -38,8 +38,8 @@ def _doubts(section: Section) -> Iterator[str]:
     highest = max(_ratios(section), default=0.0)
     if highest > HIGHEST_RATIO:
         yield (
-            f"{highest:.2f} is above {HIGHEST_RATIO}: the machine's own speed moved between the "
-            "runs, so trust no ratio here; repeat it on an idle machine."
+            f"{highest:.2f} is above {HIGHEST_RATIO}: the machine's own speed moved, so trust none "
+            "of these ratios."
         )
 
 
