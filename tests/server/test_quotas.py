@@ -53,9 +53,37 @@ def test_less_than_one_a_second(quotas: Quotas, clock: Clock) -> None:
     assert wait(quotas, caller) is None
 
 
+def wait_for_more(quotas: Quotas, caller: Caller, sequences: int) -> str | None:
+    """The same for a request that has been let in and asks for so many sequences."""
+    try:
+        quotas.count_sequences(caller, sequences)
+    except ApiError as refusal:
+        return refusal.headers["retry-after"] if refusal.status == 429 else "not told to"
+    return None
+
+
+def test_each_sequence_of_a_request_counts(quotas: Quotas, clock: Clock) -> None:
+    caller = Caller("a", quota=Quota(requests_per_second=2))
+    assert [wait(quotas, caller), wait_for_more(quotas, caller, 1)] == [None, None]
+    assert [wait(quotas, caller), wait_for_more(quotas, caller, 128)] == [None, None]
+    assert wait(quotas, caller) == "64"
+    clock.now += 63
+    assert wait(quotas, caller) == "1"
+    clock.now += 1
+    assert wait(quotas, caller) is None
+
+
+def test_of_requests_that_come_at_once_one_may_be_large(quotas: Quotas) -> None:
+    caller = Caller("a", quota=Quota(requests_per_second=3))
+    assert [wait(quotas, caller) for _ in range(3)] == [None] * 3
+    waits = [wait_for_more(quotas, caller, sequences) for sequences in (9, 9, 1)]
+    assert waits == [None, "3", None]
+
+
 def test_callers_have_their_own_and_some_have_no_limit(quotas: Quotas) -> None:
     one, other = (Caller(name, quota=Quota(requests_per_second=1)) for name in "ab")
     assert [wait(quotas, one), wait(quotas, one), wait(quotas, other)] == [None, "1", None]
+    assert wait_for_more(quotas, ANYBODY, 1000) is None
     assert [wait(quotas, ANYBODY) for _ in range(100)] == [None] * 100
 
 

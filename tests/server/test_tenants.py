@@ -43,6 +43,11 @@ key = "sk-hasty"
 quota = { requests_per_second = 0.01 }
 
 [[keys]]
+name = "bulky"
+key = "sk-bulky"
+quota = { requests_per_second = 0.01 }
+
+[[keys]]
 name = "ops"
 key = "sk-ops"
 role = "admin"
@@ -291,6 +296,13 @@ def test_too_many_requests_a_second(server: RunningServer) -> None:
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "100"
     assert ask(server, "sk-aaa", "GET", "/v1/models").status_code == 200
+
+
+def test_a_request_for_four_sequences_counts_as_four(server: RunningServer) -> None:
+    assert complete(server, "sk-bulky", "base", prompt=["ab", "c"], n=2).status_code == 200
+    refused = complete(server, "sk-bulky", "base")
+    assert refused.status_code == 429
+    assert 200 < int(refused.headers["retry-after"]) <= 400
 
 
 def test_the_callers_own_oldest_adapters_make_room(server: RunningServer) -> None:

@@ -66,7 +66,7 @@ def build_app(server: ServerState) -> Application:
     app.add_exception_handler(HTTPException, answer_routing_error)
     connections = server.connections
     # The one added last stands outermost.
-    app.add_middleware(AdmissionMiddleware, queue=server.queue)
+    app.add_middleware(AdmissionMiddleware, queue=server.queue, quotas=server.quotas)
     app.add_middleware(
         BodyLimitMiddleware,
         max_bytes=server.max_body_bytes,

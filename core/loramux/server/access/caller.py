@@ -26,7 +26,8 @@ class Quota:
     """How much one caller may take; None is without limit.
 
     Args:
-        requests_per_second: in the mean; as many may come at once after a second's pause.
+        requests_per_second: in the mean, each sequence (prompts times ``n``) counted as one; as
+            many may come at once after a second's pause.
         concurrent_loads: adapters being searched for and loaded at the same time.
         resident_adapters: found adapters that are kept for the caller.
     """

@@ -9,6 +9,7 @@
     role = "infer"                        # the default; "admin" also loads, pins and sees metrics
     adapters = ["team-a/*", "shared"]     # names it may use; left out: all
     quota = { requests_per_second = 10, concurrent_loads = 2, resident_adapters = 8 }
+                                          # a request counts once for each prompt and each of n
 """
 
 from __future__ import annotations

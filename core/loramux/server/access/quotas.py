@@ -24,12 +24,20 @@ class TokenBucket:
 
     def take(self) -> float:
         """Take a token; returns 0, or the seconds after which there will be one."""
+        return self._take(1, at_least=1.0)
+
+    def owe(self, tokens: int) -> float:
+        """Take tokens before they are there; returns 0, or the seconds after which there will be
+        one if some are owed already."""
+        return self._take(tokens, at_least=0.0)
+
+    def _take(self, tokens: int, *, at_least: float) -> float:
         now = self._clock()
         self._tokens = min(self._size, self._tokens + (now - self._filled_at) * self.rate)
         self._filled_at = now
-        if self._tokens < 1.0:
+        if self._tokens < at_least:
             return (1.0 - self._tokens) / self.rate
-        self._tokens -= 1.0
+        self._tokens -= tokens
         return 0.0
 
 
@@ -50,14 +58,36 @@ class Quotas:
         Raises:
             ApiError: 429, with the seconds to wait, if it is one too many.
         """
+        bucket = self._bucket(caller)
+        if bucket is not None and (wait := bucket.take()):
+            raise _too_much(f"This key may send {bucket.rate:g} requests a second", ceil(wait))
+
+    def count_sequences(self, caller: Caller, sequences: int) -> None:
+        """All that a request asks for, the one included as which it was counted.
+
+        They may be more than there are left: until that is made up for, no request is let in.
+
+        Raises:
+            ApiError: 429, with the seconds to wait, if they are several and it is not made up yet
+                for those of another request.
+        """
+        bucket = self._bucket(caller)
+        if bucket is not None and sequences > 1 and (wait := bucket.owe(sequences - 1)):
+            raise _too_much(
+                f"This key may send {bucket.rate:g} requests a second, and this one counts as "
+                f"{sequences} (prompts times n)",
+                ceil(wait),
+            )
+
+    def _bucket(self, caller: Caller) -> TokenBucket | None:
+        """None where there is no limit; a new limit begins anew."""
         rate = caller.quota.requests_per_second
         if rate is None:
-            return
+            return None
         bucket = self._buckets.get(caller.name)
         if bucket is None or bucket.rate != rate:
             bucket = self._buckets[caller.name] = TokenBucket(rate, self._clock)
-        if wait := bucket.take():
-            raise _too_much(f"This key may send {rate:g} requests a second", ceil(wait))
+        return bucket
 
     @contextmanager
     def loading(self, caller: Caller, adapter_name: str) -> Iterator[None]:

@@ -8,6 +8,8 @@ from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loramux.errors import EngineBusyError, InvalidRequestError
+from loramux.server.access.caller import access_of
+from loramux.server.access.quotas import Quotas
 
 MAX_SEQUENCES = 1024
 """Most sequences one request may ask for: its prompts times ``n``."""
@@ -24,10 +26,11 @@ class SequenceQueue:
 
 
 class Places:
-    """What one request takes of a queue."""
+    """What one request takes of a queue, and of its caller's quota."""
 
-    def __init__(self, queue: SequenceQueue) -> None:
+    def __init__(self, queue: SequenceQueue, quotas: Quotas) -> None:
         self.queue = queue
+        self.quotas = quotas
         self._taken = 0
 
     def take(self, sequences: int) -> None:
@@ -54,12 +57,13 @@ class Places:
 class AdmissionMiddleware:
     """Gives back a request's places once its answer has been sent, or nobody waits for it."""
 
-    def __init__(self, app: ASGIApp, queue: SequenceQueue) -> None:
+    def __init__(self, app: ASGIApp, queue: SequenceQueue, quotas: Quotas) -> None:
         self._app = app
         self._queue = queue
+        self._quotas = quotas
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        places = scope[_SCOPE_KEY] = Places(self._queue)
+        places = scope[_SCOPE_KEY] = Places(self._queue, self._quotas)
         try:
             await self._app(scope, receive, send)
         finally:
@@ -72,6 +76,7 @@ def admit(request: Request, num_prompts: int, n: int) -> None:
     Raises:
         InvalidRequestError: no request may ask for so many.
         EngineBusyError: others have taken them.
+        ApiError: 429 if the caller's own quota is used up.
     """
     places = cast(Places, request.scope[_SCOPE_KEY])
     sequences = num_prompts * max(n, 1)  # an n below 1 is refused where its range is known
@@ -83,3 +88,4 @@ def admit(request: Request, num_prompts: int, n: int) -> None:
             "n",
         )
     places.take(sequences)
+    places.quotas.count_sequences(access_of(request), sequences)
