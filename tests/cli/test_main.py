@@ -29,6 +29,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     )
     result = run("-c", code)
     assert result.returncode == 0, result.stderr
+    assert "`loramux COMMAND --help` says more" in result.stdout
     for command, purpose in COMMANDS.items():
         assert command in result.stdout
         assert purpose in result.stdout

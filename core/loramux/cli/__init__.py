@@ -14,9 +14,9 @@ COMMANDS = {
     "serve": "answer requests over HTTP, with the OpenAI API",
     "generate": "continue one prompt and print the text",
     "chat": "talk to a model in the terminal",
-    "bench": "measure throughput and latency",
+    "bench": "measure what adapters cost on this machine",
     "adapters": "list, inspect, verify and fetch adapters",
-    "plugins": "list the plugins and what became of each",
+    "plugins": "list what finds adapters, or begin a plugin of your own",
 }
 """Sub-command to what it does. ``loramux.cli.NAME`` has ``add_parser(subparsers)`` and ``run``."""
 
@@ -69,6 +69,7 @@ def _parser(words: Sequence[str]) -> tuple[argparse.ArgumentParser, str]:
     parser = Parser(
         prog="loramux",
         description="Serve one base model and any number of LoRA adapters.",
+        epilog="`loramux COMMAND --help` says more.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"loramux {__version__}")

@@ -38,7 +38,7 @@ def _add_list(actions: Any) -> None:
         nargs="?",
         type=Path,
         metavar="DIR",
-        help=f"where to look, at any depth (default: {env.ADAPTER_DIRECTORY_VARIABLE})",
+        help=f"where to look, at any depth (default: what {env.ADAPTER_DIRECTORY_VARIABLE} says)",
     )
 
 
@@ -49,7 +49,9 @@ def _add_inspect(actions: Any) -> None:
 
 def _add_verify(actions: Any) -> None:
     purpose = "check an adapter as an engine would, from the configuration of its base model alone"
-    add = _add(actions, "verify", purpose).add_argument
+    parser = _add(actions, "verify", purpose)
+    parser.usage = "loramux adapters verify PATH --model MODEL [options]"
+    add = parser.add_argument
     add("path", type=Path, metavar="PATH", help="directory of the adapter")
     add("--model", metavar="MODEL",
         help="base model it is to fit: a directory or a Hugging Face id")  # fmt: skip

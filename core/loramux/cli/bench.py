@@ -29,7 +29,8 @@ Measure what adapters cost, on a random model: nothing is downloaded.
   model       write the random model to a directory, to serve it with something else
 
 Without a name, or with all, the first five run one after the other. http, cold and storm talk to an
-OpenAI-compatible server: one they start themselves, or the one at --base-url.
+OpenAI-compatible server: one they start themselves, or the one at --base-url. Of two defaults, the
+first is that of the shape tiny and the second that of llama-3.1-8b.
 """
 
 EXAMPLES = """\
@@ -104,7 +105,7 @@ def _as_json(report: Mapping[str, Any]) -> str:
 def _add_general(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--shape", default="tiny", metavar="NAME",
-        help="of the model: tiny, or llama-3.1-8b for a GPU; the other defaults go with it "
+        help="shape of the model: tiny, or llama-3.1-8b for a GPU; the other defaults go with it "
         "(default: tiny)")  # fmt: skip
     add("--load-format", choices=("auto", "dummy"), default="auto",
         help="auto writes the model's weights to disk and reads them, dummy makes them where they "
@@ -123,12 +124,13 @@ def _add_general(parser: argparse.ArgumentParser) -> None:
 
 def _add_throughput(group: Any) -> None:
     add = group.add_argument
-    add("--requests", type=int, metavar="INT", help="all sent at once (32, or 256)")
+    add("--requests", type=int, metavar="INT", help="requests, all sent at once (32, or 256)")
     add("--output-len", type=int, metavar="INT", help="output tokens of a request (32, or 128)")
     add("--repeats", type=int, metavar="INT", help="runs of each case; the best counts (3)")
     add("--adapters", type=_integers, metavar="LIST",
-        help="how many are mixed, a case each (1,8,32)")  # fmt: skip
-    add("--ranks", type=_integers, metavar="LIST", help="dealt out to the adapters (16)")
+        help="how many adapters are mixed, a case each (1,8,32)")  # fmt: skip
+    add("--ranks", type=_integers, metavar="LIST",
+        help="ranks, dealt out to the adapters in turn (16)")  # fmt: skip
     add("--bound-batch", type=int, metavar="INT",
         help="requests of the decode that is held against its bound (16, or 64)")  # fmt: skip
     add("--peft", action="store_true",
@@ -151,16 +153,18 @@ def _add_streams(group: Any) -> None:
         help="names of no adapter asked for each second (4, or 20)")  # fmt: skip
     add("--warm-adapters", type=int, metavar="INT",
         help="resident adapters that storm asks for in turn (4, or 16)")  # fmt: skip
-    add("--answer-len", type=int, metavar="INT", help="output tokens of those requests (8)")
+    add("--answer-len", type=int, metavar="INT",
+        help="output tokens of requests for an adapter (8)")  # fmt: skip
 
 
 def _add_memory(group: Any) -> None:
     add = group.add_argument
-    add("--num-adapters", type=int, metavar="INT", help="that requests are drawn from (1000)")
+    add("--num-adapters", type=int, metavar="INT", help="adapters that requests are for (1000)")
     add("--resident", type=int, metavar="INT",
-        help="that have room on the device (8, or 64)")  # fmt: skip
-    add("--power-law-requests", type=int, metavar="INT", help="requests drawn (64, or 512)")
-    add("--rank", type=int, metavar="INT", help="of all adapters but throughput's (16)")
+        help="adapters that have room on the device (8, or 64)")  # fmt: skip
+    add("--power-law-requests", type=int, metavar="INT",
+        help="requests for them, most for few (64, or 512)")  # fmt: skip
+    add("--rank", type=int, metavar="INT", help="rank of all adapters but throughput's (16)")
     add("--max-loras", type=int, metavar="INT", help="adapters in one batch (32)")
 
 

@@ -38,9 +38,10 @@ def add_parser(subparsers: Any) -> None:
     add("--lora", metavar="ADAPTER", help="adapter to talk to: a directory or a Hugging Face id, "
         "or with --url its name")  # fmt: skip
     add("--system", metavar="TEXT", help="what the model is told first")
-    add("--max-tokens", type=int, metavar="INT", help="longest answer")
-    add("--temperature", type=float, metavar="FLOAT", help="0 is greedy")
-    add("--top-p", type=float, metavar="FLOAT", help="share of probability to draw from")
+    add("--max-tokens", type=int, metavar="INT", help="longest answer, in tokens")
+    add("--temperature", type=float, metavar="FLOAT", help="0 always takes the likeliest token")
+    add("--top-p", type=float, metavar="FLOAT",
+        help="draw from the likeliest tokens that together have this probability")  # fmt: skip
     add_engine_arguments(parser)
 
 

@@ -31,9 +31,11 @@ def add_parser(subparsers: Any) -> None:
     group = parser.add_argument_group("generation")
     add = group.add_argument
     add("--lora", metavar="PATH", help="adapter to use: a directory or a Hugging Face id")
-    add("--max-tokens", type=int, default=128, metavar="INT", help="(default: 128)")
-    add("--temperature", type=float, metavar="FLOAT", help="0 is greedy")
-    add("--top-p", type=float, metavar="FLOAT", help="share of probability to draw from")
+    add("--max-tokens", type=int, default=128, metavar="INT",
+        help="longest text, in tokens (default: 128)")  # fmt: skip
+    add("--temperature", type=float, metavar="FLOAT", help="0 always takes the likeliest token")
+    add("--top-p", type=float, metavar="FLOAT",
+        help="draw from the likeliest tokens that together have this probability")  # fmt: skip
     add("--stop", nargs="+", metavar="TEXT", help="texts that end the generation")
     add_engine_arguments(parser)
     parser.add_argument("prompt", help="the text to continue")

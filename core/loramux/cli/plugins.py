@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from loramux.cli import COMMANDS
 from loramux.cli.table import aligned
 from loramux.errors import InvalidRequestError, PluginError
 from loramux.plugins import collect_lora_resolvers, create_plugin_host, plugin_errors
@@ -25,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     """Add the command; its parser carries :func:`run` as ``args.run``."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "plugins",
-        help="list the installed plugins and what became of each",
+        help=COMMANDS["plugins"],
         description=(
             "List the installed plugins, loaded as an engine would load them. LORAMUX_PLUGINS "
             "selects plugins by name; without it, every configured one is active."
@@ -36,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     )
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.set_defaults(run=run, act=_list)
-    _add_new(parser.add_subparsers(metavar="new", prog="loramux plugins"))
+    _add_new(parser.add_subparsers(metavar="ACTION", prog="loramux plugins"))
     return parser
 
 

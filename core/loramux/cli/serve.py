@@ -25,6 +25,16 @@ from loramux.cli.serve_watching import (
 from loramux.errors import InvalidRequestError
 from loramux.lora.resolve.catalog import AdapterModule
 
+EXAMPLES = """\
+examples:
+  loramux serve MODEL --lora-modules sql=/srv/adapters/sql
+                                            one adapter, named at the start
+  LORAMUX_LORA_RESOLVER_CACHE_DIR=/srv/adapters loramux serve MODEL --enable-lora
+                                            every adapter there, when somebody asks for it
+
+`loramux plugins` lists what else finds adapters, and what each has to be told.
+"""
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the sub-command's parser."""
@@ -33,6 +43,8 @@ def add_parser(subparsers: Any) -> None:
         help=COMMANDS["serve"],
         usage="loramux serve MODEL [options]",
         description="Serve a base model and its adapters with the OpenAI API.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.set_defaults(parser_error=parser.error)
@@ -87,7 +99,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _add_server_arguments(group: Any) -> None:
     add = group.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    add("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    add(
+        "--port",
+        type=int,
+        default=8000,
+        help="port to listen on; 0 takes a free one (default: 8000)",
+    )
     add("--chat-template", type=Path, metavar="FILE", help="Jinja template instead of the model's")
     add("--max-body-bytes", type=int, default=8 * 1024 * 1024, metavar="INT",
         help="longest request body accepted (default: 8388608)")  # fmt: skip

@@ -36,7 +36,9 @@ class EngineArgs:
     model: str = field(
         metadata={"help": "directory or Hugging Face id of the base model", "positional": True}
     )
-    tokenizer: str | None = option(None, "tokenizer to use instead of the model's own")
+    tokenizer: str | None = option(
+        None, "directory or Hugging Face id of another tokenizer than the model's own"
+    )
     skip_tokenizer_init: bool = option(False, "take and give token ids only")
     served_model_name: list[str] | None = option(
         None, "name(s) clients use for the base model; its path or id otherwise"
@@ -104,7 +106,9 @@ class EngineArgs:
     )
     enforce_eager: bool = option(False, "launch every kernel anew instead of whole CUDA graphs")
     async_scheduling: bool | None = option(
-        None, "launch a step before the results of the last are looked at; on a GPU unless told"
+        None,
+        "launch a step before the results of the last one are looked at; so on a GPU, unless "
+        "told otherwise",
     )
 
     block_size: int = option(16, "tokens in one block of the KV cache")
