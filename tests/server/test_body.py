@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import Request
 from hypothesis import given, settings
@@ -19,7 +22,7 @@ from loramux.server.http.body import LARGE_BODY_BYTES, MAX_PARTS, read_json
 from loramux.server.http.errors import ApiError
 from loramux.server.http.events import as_json
 from loramux.server.http.json_structure import num_parts
-from loramux.server.http.large_json import json_with_list
+from loramux.server.http.large_json import PiecesResponse, json_with_list
 from tests.server.conftest import FolderResolver, state_around
 from tests.server.fake_engine import FakeEngine
 from tests.server.running_server import running
@@ -113,6 +116,79 @@ def test_no_part_of_a_large_answer_is_written_at_once(monkeypatch: pytest.Monkey
         return text
 
     monkeypatch.setattr("loramux.server.http.large_json.as_json", written)
-    body = json_with_list(whole, "choices", [choice, choice])
-    assert body == as_json({**whole, "choices": [choice, choice]}).encode()
-    assert max(lengths) < len(body) / 50
+    monkeypatch.setattr("loramux.server.http.large_json.PIECE_CHARS", 1000)
+    pieces = list(json_with_list(whole, "choices", [choice, choice]))
+    body = as_json({**whole, "choices": [choice, choice]}).encode()
+    assert b"".join(pieces) == body
+    assert max(*lengths, *map(len, pieces)) < len(body) / 50
+
+
+def test_others_go_on_while_a_large_answer_is_sent() -> None:
+    sent, told = [], []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def other() -> None:
+        while True:
+            told.append(len(sent))
+            await asyncio.sleep(0)
+
+    async def answer() -> None:
+        task = asyncio.create_task(other())
+        response = PiecesResponse([b"[1", b",2", b",3", b"]"], {"x-of": "us"})
+        await response({"type": "http"}, request_with(b"").receive, send)
+        task.cancel()
+
+    asyncio.run(answer())
+    start, *bodies = sent
+    assert dict(start["headers"])[b"content-length"] == b"7"
+    assert dict(start["headers"])[b"content-type"] == b"application/json"
+    assert dict(start["headers"])[b"x-of"] == b"us"
+    assert b"".join(message.get("body", b"") for message in bodies) == b"[1,2,3]"
+    assert [message.get("more_body", False) for message in bodies] == [True] * 4 + [False]
+    assert set(told) >= {2, 3, 4}
+
+
+LARGE = {
+    "completions": {"logprobs": 2, "echo": True},
+    "prompts": {"prompt_logprobs": 1, "n": 2, "prompt": ["ab", "é", "c" * 100]},
+    "stream": {"prompt_logprobs": 1, "logprobs": 1, "stream": True},
+    "text": {},
+    "generate": {},
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_a_large_answer_is_the_same_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = "/generate" if kind == "generate" else "/v1/completions"
+    body = {"prompt": "abc" * 20, "max_tokens": 9, **LARGE[kind]}
+    num_pieces = []
+
+    def in_pieces(parts: Iterable[str]) -> Iterator[bytes]:
+        pieces = [text.encode() for text in parts]
+        num_pieces.append(len(pieces))
+        return iter(pieces)
+
+    state = state_around(FakeEngine(), FolderResolver(tmp_path))
+    with running(state) as server, server.http(headers={"x-request-id": "one"}) as client:
+        usual = client.post(path, json=body)
+        monkeypatch.setattr("loramux.server.generation.streaming.LARGE_TEXT_CHARS", 5)
+        for module in ("generation.streaming", "http.large_json"):
+            monkeypatch.setattr(f"loramux.server.{module}.in_pieces", in_pieces)
+        large = client.post(path, json=body)
+    assert usual.status_code == large.status_code == 200
+    assert max(num_pieces) > 5
+    assert words(large) == words(usual)
+
+
+def words(response: httpx.Response) -> Any:
+    """What an answer says, but for when."""
+    text = re.sub(r'"created":\d+', '"created":0', response.text)
+    return text if "text/event-stream" in response.headers["content-type"] else json.loads(text)
+
+
+def test_no_part_of_nothing() -> None:
+    assert b"".join(json_with_list({"id": "x"}, "data", [])) == b'{"id":"x","data":[]}'

@@ -8,7 +8,6 @@ import pytest
 
 from loramux.sampling_params import RequestOutputKind
 from loramux.server.completions.answer import CompletionAnswer
-from loramux.server.generation.outputs_stream import PromptOutput
 from tests.server.running_server import RunningServer
 
 
@@ -171,16 +170,16 @@ def test_scores_of_prompts_are_put_into_words_beside_the_event_loop(
 ) -> None:
     """Those of a long prompt take seconds, in a stream's first chunk as in a whole answer."""
     beside_it = []
-    original = CompletionAnswer.events
+    original = CompletionAnswer._usage_of_chunk
 
-    def events(self: CompletionAnswer, item: PromptOutput) -> str:
+    def usage_of_chunk(self: CompletionAnswer) -> str:
         try:
             beside_it.append(not asyncio.get_running_loop())
         except RuntimeError:
             beside_it.append(True)
-        return original(self, item)
+        return original(self)
 
-    monkeypatch.setattr(CompletionAnswer, "events", events)
+    monkeypatch.setattr(CompletionAnswer, "_usage_of_chunk", usage_of_chunk)
     body = {"prompt": "ab", "max_tokens": 2, "stream": True, **fields}
     with server.http() as client:
         assert client.post("/v1/completions", json=body).text.endswith("data: [DONE]\n\n")

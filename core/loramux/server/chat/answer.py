@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from loramux.outputs import CompletionOutput, RequestOutput
@@ -67,6 +67,10 @@ class ChatAnswer:
             choices = [as_json(choice) for choice in deltas if _has_news(choice)]
         usage = self._usage_of_chunk()
         return opening + "".join([self._events.of(choice, usage) for choice in choices])
+
+    def event_parts(self, item: PromptOutput) -> Iterator[str]:
+        """The same; no delta of a chat is long."""
+        yield self.events(item)
 
     def last_events(self) -> str:
         """What a stream ends with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from loramux.server.generation.outputs_stream import PromptOutput
 from loramux.server.generation.prompts import Prompt
 from loramux.server.generation.usage import Usage
 from loramux.server.http.events import ChunkEvents, as_json
-from loramux.server.http.large_json import in_parts
+from loramux.server.http.large_json import parts_of
 
 
 class CompletionAnswer:
@@ -50,14 +50,21 @@ class CompletionAnswer:
 
     def events(self, item: PromptOutput) -> str:
         """The events of one delta, a chunk for each choice that has news."""
-        if self._is_plain:
-            self._usage.add(item)
-            first = item.prompt_index * self._request.n
-            choices = [_plain_choice(first, c) for c in item.output.outputs if _is_news(c)]
-        else:
-            choices = [in_parts(choice) for choice in self._choices(item) if _has_news(choice)]
+        if not self._is_plain:
+            return "".join(self.event_parts(item))
+        self._usage.add(item)
+        first = item.prompt_index * self._request.n
+        choices = [_plain_choice(first, c) for c in item.output.outputs if _is_news(c)]
         usage = self._usage_of_chunk()
         return "".join([self._events.of(choice, usage) for choice in choices])
+
+    def event_parts(self, item: PromptOutput) -> Iterator[str]:
+        """The same, for those that hold the log probabilities of a whole prompt."""
+        choices = self._choices(item)
+        usage = self._usage_of_chunk()
+        for choice in choices:
+            if _has_news(choice):
+                yield from self._events.parts(parts_of(choice), usage)
 
     def last_events(self) -> str:
         """What a stream ends with."""

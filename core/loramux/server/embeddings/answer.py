@@ -38,10 +38,10 @@ class EmbeddingList(BaseModel):
     usage: EmbeddingUsage
 
 
-def answer_json(
+def answer_pieces(
     head: Mapping[str, Any], outputs: Sequence[RequestOutput], encoding_format: str
-) -> bytes:
-    """The body of the answer, an ``EmbeddingList``.
+) -> list[bytes]:
+    """The body of the answer, an ``EmbeddingList``, in pieces.
 
     Args:
         head: its ``id``, ``created`` and ``model``.
@@ -52,7 +52,8 @@ def answer_json(
         {"object": "embedding", "index": index, "embedding": _encoded(output, encoding_format)}
         for index, output in enumerate(outputs)
     )
-    return json_with_list({**head, "object": "list", "usage": usage}, "data", data)
+    whole = json_with_list({**head, "object": "list", "usage": usage}, "data", data)
+    return list(whole)
 
 
 def _encoded(output: RequestOutput, encoding_format: str) -> list[float] | str:

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from loramux.errors import InvalidRequestError
 from loramux.pooling_params import GENERATES
 from loramux.server.adapters.model_choice import choose_model
-from loramux.server.embeddings.answer import EmbeddingList, answer_json
+from loramux.server.embeddings.answer import EmbeddingList, answer_pieces
 from loramux.server.embeddings.request import EmbeddingRequest, ParsedEmbedding, parse_embedding
 from loramux.server.embeddings.token_ids import token_ids_of
 from loramux.server.generation.admission import admit
@@ -23,6 +23,7 @@ from loramux.server.generation.streaming import collect
 from loramux.server.http.body import read_json
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.documented import MODEL_ERRORS, answers, documented
+from loramux.server.http.large_json import PiecesResponse
 from loramux.server.http.request_id import request_id_of
 from loramux.server.state import Server, ServerState
 
@@ -42,9 +43,8 @@ async def create_embedding(request: Request, server: Server) -> Response:
         outputs = await collect(request, server, generation)
     # On a thread: a thousand embeddings are millions of numbers to write.
     head, encoding = generation.head(), parsed.body.encoding_format
-    body = await asyncio.to_thread(answer_json, head, outputs, encoding)
-    headers = generation.model.headers_for(outputs[0].adapter_digest)
-    return Response(body, media_type="application/json", headers=headers)
+    pieces = await asyncio.to_thread(answer_pieces, head, outputs, encoding)
+    return PiecesResponse(pieces, generation.model.headers_for(outputs[0].adapter_digest))
 
 
 @contextmanager

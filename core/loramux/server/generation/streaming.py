@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from fastapi import Request
@@ -19,12 +19,15 @@ from loramux.server.generation.run import Generation
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.errors import as_api_error, unexpected_error
 from loramux.server.http.events import DONE, EventStreamResponse, event
-from loramux.server.http.large_json import json_with_list
+from loramux.server.http.large_json import PiecesResponse, in_pieces, json_with_list
 from loramux.server.metrics.generation_watch import GenerationWatch
 from loramux.server.metrics.record import record_of
 from loramux.server.state import ServerState
 
 log = logging.getLogger(__name__)
+
+LARGE_TEXT_CHARS = 64 * 1024
+"""Of all completions; more is written beside the event loop."""
 
 
 class WholeAnswer(Protocol):
@@ -39,6 +42,9 @@ class StreamedAnswer(Protocol):
 
     def events(self, item: PromptOutput) -> str:
         """The server-sent events of one delta; empty if it has nothing to tell."""
+
+    def event_parts(self, item: PromptOutput) -> Iterator[str]:
+        """The same in parts, where they may be long."""
 
     def last_events(self) -> str:
         """Those that a stream ends with."""
@@ -55,22 +61,27 @@ async def answer_whole(
     """
     outputs = await collect(request, server, generation)
     headers = generation.model.headers_for(outputs[0].adapter_digest)
-    if not any(map(_has_logprobs, outputs)):
+    if not _takes_long(outputs):
         return JSONResponse(answer.whole(outputs), headers=headers)
     # On a thread: of some long prompts they are a million numbers to write.
-    body = await asyncio.to_thread(_written, answer, outputs)
-    return Response(body, media_type="application/json", headers=headers)
+    return PiecesResponse(await asyncio.to_thread(_written, answer, outputs), headers)
 
 
-def _has_logprobs(output: RequestOutput) -> bool:
-    has_some = any(completion.logprobs for completion in output.outputs)
-    return has_some or output.prompt_logprobs is not None
+def _takes_long(outputs: Sequence[RequestOutput]) -> bool:
+    """Whether an answer holds log probabilities, or much text."""
+    completions = [completion for output in outputs for completion in output.outputs]
+    return (
+        any(output.prompt_logprobs is not None for output in outputs)
+        or any(completion.logprobs for completion in completions)
+        or sum(len(completion.text) for completion in completions) > LARGE_TEXT_CHARS
+    )
 
 
-def _written(answer: WholeAnswer, outputs: Sequence[RequestOutput]) -> bytes:
+def _written(answer: WholeAnswer, outputs: Sequence[RequestOutput]) -> list[bytes]:
     whole = dict(answer.whole(outputs))
-    choices = whole.pop("choices")
-    return json_with_list(whole, "choices", choices)
+    name = "choices" if "choices" in whole else "text"  # the latter of ``/generate``
+    items = whole.pop(name)
+    return list(json_with_list(whole, name, items))
 
 
 async def collect(
@@ -114,12 +125,12 @@ async def _events(
     takes_long = any(map(_scores_prompt, generation.params))
     try:
         watch.saw(stream.first)
-        if said := await _said(answer, stream.first, takes_long=takes_long):
-            yield said.encode()
+        for piece in await _said(answer, stream.first, takes_long=takes_long):
+            yield piece
         async for item in stream.rest:
             watch.saw(item)
-            if said := await _said(answer, item, takes_long=takes_long):
-                yield said.encode()
+            for piece in await _said(answer, item, takes_long=takes_long):
+                yield piece
         if said := answer.last_events():
             yield said.encode()
     except LoramuxError as error:
@@ -136,8 +147,9 @@ def _scores_prompt(params: Params) -> bool:
     return isinstance(params, SamplingParams) and params.prompt_logprobs is not None
 
 
-async def _said(answer: StreamedAnswer, item: PromptOutput, *, takes_long: bool) -> str:
+async def _said(answer: StreamedAnswer, item: PromptOutput, *, takes_long: bool) -> Sequence[bytes]:
     if not takes_long:
-        return answer.events(item)
+        events = answer.events(item)
+        return (events.encode(),) if events else ()
     # On a thread: the first events have what was asked of the whole prompt.
-    return await asyncio.to_thread(answer.events, item)
+    return await asyncio.to_thread(lambda: list(in_pieces(answer.event_parts(item))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from fastapi.responses import StreamingResponse
@@ -41,8 +41,18 @@ class ChunkEvents:
             choice: its JSON; empty for a chunk without one.
             usage: JSON of the chunk's ``usage``; empty for none.
         """
-        after = f'],"usage":{usage}}}' if usage else "]}"
-        return f"{self._before}{choice}{after}\n\n"
+        return f"{self._before}{choice}{_after(usage)}"
+
+    def parts(self, choice: Iterable[str], usage: str = "") -> Iterator[str]:
+        """One event whose choice comes in parts, for one that is long."""
+        yield self._before
+        yield from choice
+        yield _after(usage)
+
+
+def _after(usage: str) -> str:
+    """What the event of a chunk ends with."""
+    return f'],"usage":{usage}}}\n\n' if usage else "]}\n\n"
 
 
 class EventStreamResponse(StreamingResponse):
