@@ -8,8 +8,8 @@ from pathlib import Path
 
 from loramux.lora.checkpoint.pairing import BaseParameter
 from loramux.lora.checkpoint.reader import read_adapter
-from loramux.lora.read_process.messages import ReadRequest
-from loramux.lora.read_process.process import NotReadError, ReadProcess
+from loramux.lora.read_process.messages import NotReadError, ReadRequest
+from loramux.lora.read_process.process import ReadProcess
 from loramux.lora.site import LoRASite
 from loramux.lora.size_limit import DEFAULT_MAX_BYTES
 from loramux.lora.weights import AdapterWeights

@@ -24,7 +24,8 @@ from loramux.env import EnvironmentVariableError
 from loramux.errors import AdapterError, AdapterRefusedError
 from loramux.lora.checkpoint.reader import read_adapter
 from loramux.lora.read_process import child_process
-from loramux.lora.read_process.process import MAX_UNREADY, NotReadError, ReadProcess
+from loramux.lora.read_process.messages import NotReadError
+from loramux.lora.read_process.process import MAX_UNREADY, ReadProcess
 from loramux.lora.read_process.reader import AdapterReader, num_read_processes
 from loramux.lora.size_limit import DEFAULT_MAX_BYTES
 from loramux.lora.weights import AdapterWeights

@@ -25,6 +25,7 @@ from loramux.lora.read_process.messages import (
     Answer,
     NotReadHere,
     ReadError,
+    ReadMemory,
     ReadRequest,
     ReadResult,
     receive,
@@ -104,28 +105,31 @@ class Server:
         return {site.name: site for site in sites}
 
     def _answer(self, request: ReadRequest, reply: socket.socket) -> None:
-        with reply, ExitStack() as files:
-            answer, descriptor = self._read(request, files)
-            with suppress(OSError):  # whoever asked may be gone
-                send(reply, answer, descriptor)
+        with reply, suppress(OSError):  # whoever asked may be gone
+            send(reply, self._read(request, reply))
 
-    def _read(self, request: ReadRequest, files: ExitStack) -> tuple[Answer, int | None]:
+    def _read(self, request: ReadRequest, reply: socket.socket) -> Answer:
         try:
-            return self._read_into_memory(request, files)
+            with ExitStack() as files:
+                return self._read_into_memory(request, reply, files)
         except AdapterError as error:
-            return ReadError(type(error), str(error), error.reason), None
+            return ReadError(type(error), str(error), error.reason)
         except BaseModelNeeded:
-            return NotReadHere("it carries copies of base weights"), None
+            return NotReadHere("it carries copies of base weights")
         except Exception as error:  # the engine's own attempt shows whether it is the adapter's
-            return NotReadHere(f"reading it failed ({error!r})"), None
+            return NotReadHere(f"reading it failed ({error!r})")
 
-    def _read_into_memory(self, request: ReadRequest, files: ExitStack) -> tuple[ReadResult, int]:
-        """The result, and the descriptor of a file that is closed with ``files``."""
+    def _read_into_memory(
+        self, request: ReadRequest, reply: socket.socket, files: ExitStack
+    ) -> ReadResult:
+        """The result; its memory is sent ahead, and its file is closed with ``files``."""
         taken: list[SharedFile] = []
 
         def allocate(size: int) -> Bytes:
-            taken.append(files.enter_context(closing(self._memory.take(size))))
-            return taken[-1].content
+            file = files.enter_context(closing(self._memory.take(size)))
+            send(reply, ReadMemory(size), file.descriptor)
+            taken.append(file)
+            return file.content
 
         weights = read_adapter(
             request.directory,
@@ -139,8 +143,7 @@ class Server:
         )
         (file,) = taken
         start = PairWriter(file, self._indices).write(weights.pairs)
-        result = ReadResult(weights.digest, file.num_bytes, start, len(weights.pairs))
-        return result, file.descriptor
+        return ReadResult(weights.digest, file.num_bytes, start, len(weights.pairs))
 
 
 def _base_model_needed(name: str) -> torch.Tensor:

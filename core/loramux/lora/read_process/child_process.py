@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from loramux.lora.read_process.messages import ReadRequest, receive, send, socket_pair
 from loramux.lora.read_process.shared_memory import SharedFile
@@ -71,18 +71,19 @@ class ChildProcess:
         finally:
             file.close()
 
-    def ask(self, request: ReadRequest) -> tuple[object, int | None]:
-        """The answer and its descriptor, which is the caller's to close. Blocks.
+    def ask(self, request: ReadRequest) -> Generator[tuple[object, int | None]]:
+        """What it says to that, each with its descriptor, which is the caller's to close. Blocks.
 
         Raises:
-            EOFError: the process has ended.
+            EOFError: the process has ended, or has said all.
             OSError: the connection broke.
         """
         ours, theirs = socket_pair()
         with ours:
             with theirs:
                 send(self._control, request, theirs.fileno())
-            return receive(ours)
+            while True:
+                yield receive(ours)
 
     def close(self) -> None:
         """End the process, which has nothing to put in order."""

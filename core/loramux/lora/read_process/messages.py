@@ -2,7 +2,8 @@
 
 Over a Unix socket that keeps messages apart. A request brings the socket its answer goes to, so
 answers need no numbers, and whoever waits for one learns at once that the process has ended.
-What is large lies in shared memory, whose descriptor travels with the message.
+What is large lies in shared memory, whose descriptor travels ahead of the answer: who gets it can
+map the memory while it is filled.
 """
 
 from __future__ import annotations
@@ -33,11 +34,22 @@ class ReadRequest:
 
 
 @dataclass(frozen=True)
-class ReadResult:
-    """An adapter that was read; with it comes a descriptor of the memory it lies in.
+class ReadMemory:
+    """Memory that an adapter is now read into; with it comes its descriptor.
 
     Args:
-        num_bytes: size of that memory.
+        num_bytes: its size so far; what the result names may lie behind it.
+    """
+
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """An adapter that was read, into the memory that was named before.
+
+    Args:
+        num_bytes: size of that memory now.
         table_start: where in it the table of pairs begins, and behind that their scalings.
     """
 
@@ -61,6 +73,10 @@ class NotReadHere:
     """An adapter that the engine's process must read: why."""
 
     reason: str
+
+
+class NotReadError(Exception):
+    """The adapter was not read there, through no fault of its own; reading it here is left."""
 
 
 Answer = ReadResult | ReadError | NotReadHere

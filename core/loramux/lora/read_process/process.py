@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from loramux.logger import get_logger
 from loramux.lora.packed_weights import PackedWeights
 from loramux.lora.read_process.child_process import ChildProcess
-from loramux.lora.read_process.messages import NotReadHere, ReadError, ReadRequest, ReadResult
+from loramux.lora.read_process.coming_memory import ComingMemory
+from loramux.lora.read_process.messages import (
+    NotReadError,
+    NotReadHere,
+    ReadError,
+    ReadMemory,
+    ReadRequest,
+    ReadResult,
+)
 from loramux.lora.read_process.pair_table import read_pairs
-from loramux.lora.read_process.shared_memory import map_shared
 from loramux.lora.site import LoRASite
 
 log = get_logger(__name__)
 
 MAX_UNREADY = 3
 """Processes killed one after another before they were ready, after which none is started."""
-
-
-class NotReadError(Exception):
-    """The adapter was not read there, through no fault of its own; reading it here is left."""
 
 
 class ReadProcess:
@@ -60,16 +62,8 @@ class ReadProcess:
         child = self._child
         if not child.ready.is_set():
             raise NotReadError("the reading process is not ready")
-        try:
-            with self._counted():
-                answer, descriptor = child.ask(request)
-        except (EOFError, OSError) as error:
-            raise NotReadError(f"the reading process gives no answer ({error!r})") from error
-        try:
-            return self._weights(answer, descriptor)
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
+        with self._counted(), ComingMemory() as memory:
+            return self._weights(_answer(child, request, memory), memory)
 
     def wait_until_ready(self, seconds: float) -> bool:
         """Whether it can read within so many seconds."""
@@ -149,18 +143,26 @@ class ReadProcess:
         except OSError as error:  # it has ended, and whoever watches it says so
             log.debug("the process that reads adapters does not listen: %s", error)
 
-    def _weights(self, answer: object, descriptor: int | None) -> PackedWeights:
+    def _weights(self, answer: object, memory: ComingMemory) -> PackedWeights:
         if isinstance(answer, ReadError):
             raise answer.kind(answer.message, answer.reason)
         if isinstance(answer, NotReadHere):
             raise NotReadError(answer.reason)
         assert isinstance(answer, ReadResult), "there is no other answer"
-        if descriptor is None:
-            raise NotReadError("this process has too many open files")
-        try:
-            content = map_shared(descriptor, answer.num_bytes)
-        except OSError as error:
-            raise NotReadError(f"its memory cannot be mapped ({error})") from error
+        content = memory.content(answer.num_bytes)
         assert self._sites is not None, "a process is ready when it knows them"
         pairs = read_pairs(content, answer.table_start, answer.num_pairs, self._sites)
         return PackedWeights(answer.digest, pairs)
+
+
+def _answer(child: ChildProcess, request: ReadRequest, memory: ComingMemory) -> object:
+    """What the process says in the end; ``memory`` is made ready as soon as it is named."""
+    try:
+        with closing(child.ask(request)) as said:
+            answer, descriptor = next(said)
+            if isinstance(answer, ReadMemory):
+                memory.come(descriptor, answer.num_bytes)
+                answer, _ = next(said)
+    except (EOFError, OSError) as error:
+        raise NotReadError(f"the reading process gives no answer ({error!r})") from error
+    return answer

@@ -11,8 +11,8 @@ from loramux import env
 from loramux.logger import get_logger
 from loramux.lora.checkpoint.pairing import BaseParameter
 from loramux.lora.checkpoint.reader import read_adapter
-from loramux.lora.read_process.messages import ReadRequest, is_supported
-from loramux.lora.read_process.process import NotReadError, ReadProcess
+from loramux.lora.read_process.messages import NotReadError, ReadRequest, is_supported
+from loramux.lora.read_process.process import ReadProcess
 from loramux.lora.site import LoRASite
 from loramux.lora.weights import AdapterWeights
 

@@ -20,7 +20,7 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ct
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
-MADV_POPULATE_WRITE = 23
+MADV_POPULATE_READ, MADV_POPULATE_WRITE = 22, 23
 TOUCHED_BYTES = 2**21
 """At once, so that others who change what is mapped wait for less than a millisecond."""
 
@@ -51,13 +51,6 @@ class SharedFile:
             raise
         self.num_bytes = size
 
-    def touch(self) -> None:
-        """Have the system find the memory now, and not when it is written to."""
-        first = self.content.ctypes.data
-        for start in range(0, self.num_bytes, TOUCHED_BYTES):
-            size = min(TOUCHED_BYTES, self.num_bytes - start)
-            _libc.madvise(first + start, size, MADV_POPULATE_WRITE)  # unknown before Linux 5.14
-
     def shorten(self, size: int) -> None:
         """Keep the first bytes; once, before anything is appended."""
         os.ftruncate(self.descriptor, size)
@@ -79,8 +72,19 @@ class SharedFile:
         os.close(self.descriptor)
 
 
+def touch(content: Bytes, *, writes: bool) -> None:
+    """Have the system find memory, or the way from here to it, now and not when it is used."""
+    first = content.ctypes.data
+    for start in range(0, content.size, TOUCHED_BYTES):
+        size = min(TOUCHED_BYTES, content.size - start)
+        advice = MADV_POPULATE_WRITE if writes else MADV_POPULATE_READ
+        _libc.madvise(first + start, size, advice)  # unknown before Linux 5.14
+
+
 def map_shared(descriptor: int, size: int) -> Bytes:
     """A shared file's content, mapped until the last view of it is gone.
+
+    More bytes than the file has may be mapped, and used once it has them.
 
     Python's own ``mmap`` would keep a descriptor open for as long, and have the thread that drops
     the last view give the pages back, which takes as long as to read them.

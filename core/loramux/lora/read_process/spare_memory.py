@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 
-from loramux.lora.read_process.shared_memory import SharedFile
+from loramux.lora.read_process.shared_memory import SharedFile, touch
 
 MAX_SPARES = 4
 MIN_BYTES = 2**20
@@ -66,7 +66,7 @@ class SpareMemory:
 
     def _add(self, size: int) -> None:
         spare = SharedFile(size)
-        spare.touch()
+        touch(spare.content, writes=True)
         with self._lock:
             self._spares.append(spare)
             surplus = self._spares[:-MAX_SPARES]
