@@ -18,18 +18,16 @@ that a step writes before it waits.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import triton.language as tl
 
+from loramux_kernels.gpu import gpu_of
 from loramux_kernels.jit import device_function
 
 
-@cache
 def overlapping(device: torch.device) -> dict[str, bool]:
     """Arguments of a launch; GPUs before Hopper start one kernel after the other."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
+    if gpu_of(device).programmatic_launch:
         return {"OVERLAP": True, "launch_pdl": True}
     return {"OVERLAP": False}
 

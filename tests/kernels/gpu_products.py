@@ -16,7 +16,7 @@ from torch.nn import functional
 from loramux_kernels.blocks import RMSNorm, rms_norm
 from loramux_kernels.products import linear
 from loramux_kernels.triton_products import StreamTiles, stream_tiles, streamed_linear
-from loramux_kernels.triton_products.tiles import BY_ROWS
+from loramux_kernels.tuned.products import BY_ROWS
 from tests.kernels.block_cases import Place
 from tests.kernels.product_cases import check_product
 

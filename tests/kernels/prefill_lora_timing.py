@@ -11,7 +11,7 @@ from torch import Tensor
 from loramux_kernels.blocks import RMSNorm, Rotation, add_rms_norm_, gated_activation
 from loramux_kernels.paged_attention import LayerCache
 from loramux_kernels.triton_lora import PREFILL, LoRATiles, LoRAWork
-from loramux_kernels.triton_lora.tiles import NormalizationTiles, RotationTiles, WalkingActivation
+from loramux_kernels.tuned.lora_shapes import NormalizationTiles, RotationTiles, WalkingActivation
 from tests.kernels.block_cases import Attention, Place, rotary_table
 from tests.kernels.lora_cases import Layer, Segments
 from tests.kernels.lora_timing import LLAMA, captured, microseconds

@@ -10,7 +10,7 @@ from tests.kernels.block_cases import Place, poisoned_outputs
 def check_product(place: Place, rows: int, shape: tuple[int, int], has_bias: bool) -> None:
     """Every tiling that holds so many rows, for ``(out_features, in_features)``."""
     from loramux_kernels.triton_products import streamed_linear
-    from loramux_kernels.triton_products.tiles import BY_ROWS
+    from loramux_kernels.tuned.products import BY_ROWS
 
     torch.manual_seed(rows)
     x, weight = place.random(rows, shape[1]), place.random(*shape) * 0.1
@@ -34,7 +34,7 @@ def check_product(place: Place, rows: int, shape: tuple[int, int], has_bias: boo
 def refusals() -> list[str]:
     """What the kernel says to tensors that it would misread."""
     from loramux_kernels.triton_products import streamed_linear
-    from loramux_kernels.triton_products.tiles import BY_ROWS
+    from loramux_kernels.tuned.products import BY_ROWS
 
     tiles, x, weight = BY_ROWS[16][0], torch.zeros(4, 8), torch.zeros(6, 8)
     calls = [

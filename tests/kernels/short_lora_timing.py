@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from loramux_kernels.triton_lora import DECODE, PREFILL, LoRATiles
-from loramux_kernels.triton_lora.tiles import MIXED
+from loramux_kernels.tuned.lora import MIXED
 from tests.kernels.fused_lora_timing import MAX_DECODE_ROWS, MIXES, WAYS, LlamaLayer
 
 SIZES = {"decode": (64, 256), "mixed": (272, 528, 1024)}

@@ -7,6 +7,7 @@ from multiprocessing import get_context
 
 import pytest
 
+from loramux_kernels.gpu import INTERPRETER
 from tests.kernels.machine_code import (
     broken_overlap,
     compiled,
@@ -41,9 +42,9 @@ def compiles() -> None:
 
 def prefill_code(dim: int, heads: int, kv_heads: int, window: int) -> str:
     from loramux_kernels.triton_attention.prefill import attend_queries
-    from loramux_kernels.triton_attention.tiles import default_tiles
+    from loramux_kernels.tuned.attention import attention_tiles
 
-    tiles = default_tiles(dim, 2, heads // kv_heads).prefill
+    tiles = attention_tiles(INTERPRETER, dim, 2, heads // kv_heads).prefill
     constants = {
         "sinks": None,
         "NUM_HEADS": heads,

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from loramux.engine.args import EngineArgs
-from loramux.engine.running.attention import PaddedBatch, TritonAttention
+from loramux.engine.running.attention import PaddedBatch, TorchAttention, TritonAttention
 from loramux.engine.running.attention_choice import choose_attention
 from loramux.engine.running.library_attention import FlashAttention, FlashInferAttention, _tell
 from loramux.errors import InvalidRequestError
 from loramux.models.attention import KVShape
-from loramux_kernels import attention_library
+from loramux_kernels import attention_library, gpu
 from loramux_kernels.flash_attention import FlashAttention2, FlashAttention3
 from loramux_kernels.flashinfer_attention import FlashInfer
 from loramux_kernels.paged_attention import AttentionOptions
@@ -191,7 +191,8 @@ class Asked:
         importlib = SimpleNamespace(import_module=lambda module: self.importing())
         monkeypatch.setattr(attention_library, "importlib", importlib)
         monkeypatch.setattr(metadata, "version", version)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: self.capability)
+        limits = gpu.GPU(self.capability, 100 << 10, programmatic_launch=False)
+        monkeypatch.setattr(gpu, "_read", lambda device: limits)
         args = EngineArgs(model="m", attention_backend=name, block_size=self.block_size)
         shapes = {0: KVShape(2, self.key_dim, self.value_dim)}
         device = torch.device(self.device)
@@ -205,12 +206,17 @@ def test_a_library_that_is_installed_serves_by_name(monkeypatch):
     assert type(Asked().choose(monkeypatch, "auto")) is TritonAttention
 
 
+@pytest.mark.parametrize("asked", [Asked(capability=(7, 5)), Asked(key_dim=8), Asked(device="cpu")])
+def test_what_triton_cannot_serve_torch_does_unless_it_is_asked_for_by_name(monkeypatch, asked):
+    assert type(asked.choose(monkeypatch, "auto")) is TorchAttention
+
+
 def broken() -> None:
     raise OSError("undefined symbol:\n _ZN3c10")
 
 
 REFUSALS = {
-    "no GPU": ("flashinfer", Asked(device="cpu"), "needs a CUDA GPU"),
+    "no GPU": ("flashinfer", Asked(device="cpu"), "cpu is no CUDA GPU"),
     "not installed": ("flashinfer", Asked(installed=()), "flashinfer-python>=0.6,<0.8 is not inst"),
     "too old": ("flashinfer", Asked(installed=("flashinfer-python 0.5.3",)), "0.5.3 is installed"),
     "too new": ("flashinfer", Asked(installed=("flashinfer-python 0.8.0rc1",)), "0.8.0rc1 is"),
@@ -226,7 +232,10 @@ REFUSALS = {
     "too wide": ("flash_attn", Asked(key_dim=264, value_dim=264), "up to 256"),
     "odd": ("flash_attn", Asked(key_dim=100, value_dim=100), "multiples of 8"),
     "block": ("flash_attn", Asked(block_size=16), "multiples of 256 tokens and block_size is 16"),
-    "old GPU": ("flash_attn", Asked(capability=(7, 5)), "compute capability is 7"),
+    "old GPU": ("flash_attn", Asked(capability=(7, 5)), "compute capability is 7.5, less than 8.0"),
+    "old GPU, Triton": ("triton", Asked(capability=(7, 5)), "compute capability is 7.5"),
+    "narrow": ("triton", Asked(key_dim=8, value_dim=8), "heads of 8 values are narrower than 16"),
+    "far too wide": ("triton", Asked(key_dim=4096), "heads of 4096 values do not fit"),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from loramux_kernels.triton_lora import DECODE, PREFILL, LoRATiles
-from loramux_kernels.triton_lora.tiles import MIXED
+from loramux_kernels.tuned.lora import MIXED
 from tests.kernels.interpreted import interpreting_process
 from tests.kernels.lora_cases import Layer, Segments, same_bits
 

@@ -56,7 +56,7 @@ def test_a_cpu_is_given_the_product_of_torch():
     ],
 )
 def test_tiles_give_all_multiprocessors_of_an_h200_something_to_read(rows, out_features, columns):
-    from loramux_kernels.triton_products.tiles import choose_tiles
+    from loramux_kernels.tuned.products import choose_tiles
 
     tiles = choose_tiles(rows, out_features, multiprocessors=132)
     assert (None if tiles is None else tiles.columns) == columns

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from torch import Tensor
 
 from loramux_kernels.blocks import reference
 from loramux_kernels.blocks.layout import Activation, HeadLayout, RMSNorm
+from loramux_kernels.gpu import runs_kernels
 from loramux_kernels.paged_attention import LayerCache
-
-HAS_TRITON = find_spec("triton") is not None
 
 
 def rms_norm(x: Tensor, norm: RMSNorm) -> Tensor:
@@ -19,7 +16,7 @@ def rms_norm(x: Tensor, norm: RMSNorm) -> Tensor:
     Shapes:
         x, returns: ``[rows, width]``, contiguous, of one dtype.
     """
-    if HAS_TRITON and x.is_cuda:
+    if runs_kernels(x.device):
         from loramux_kernels import triton_blocks
 
         return triton_blocks.rms_norm(x, norm)
@@ -32,7 +29,7 @@ def add_rms_norm_(x: Tensor, residual: Tensor, norm: RMSNorm) -> Tensor:
     Shapes:
         x, residual, returns: ``[rows, width]``, contiguous, of one dtype.
     """
-    if HAS_TRITON and x.is_cuda:
+    if runs_kernels(x.device):
         from loramux_kernels import triton_blocks
 
         return triton_blocks.add_rms_norm_(x, residual, norm)
@@ -59,7 +56,7 @@ def rotate_and_store_(
         cos, sin: ``[max_positions, rotary_dim]``, float32, contiguous.
         returns: ``[rows, num_heads, head_dim]``, contiguous.
     """
-    if HAS_TRITON and qkv.is_cuda:
+    if runs_kernels(qkv.device):
         from loramux_kernels import triton_blocks
 
         return triton_blocks.rotate_and_store_(qkv, positions, cos, sin, layout, cache, slots)
@@ -73,7 +70,7 @@ def gated_activation(gate_up: Tensor, kind: Activation) -> Tensor:
         gate_up: ``[rows, 2 * width]``, contiguous: a row's gates, then what they multiply.
         returns: ``[rows, width]``.
     """
-    if HAS_TRITON and gate_up.is_cuda:
+    if runs_kernels(gate_up.device):
         from loramux_kernels import triton_blocks
 
         return triton_blocks.gated_activation(gate_up, kind)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-HAS_TRITON = find_spec("triton") is not None
+from loramux_kernels.gpu import runs_kernels
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -21,7 +19,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         x: ``[rows, in_features]``; weight: ``[out_features, in_features]``; bias:
             ``[out_features]``; returns: ``[rows, out_features]``.
     """
-    if HAS_TRITON and x.is_cuda and not torch.is_grad_enabled():
+    if runs_kernels(x.device) and not torch.is_grad_enabled():
         from loramux_kernels.triton_products import stream_tiles, streamed_linear
 
         tiles = stream_tiles(x, weight)

@@ -3,7 +3,7 @@
 from loramux_kernels.triton_attention.attention import triton_paged_attention
 from loramux_kernels.triton_attention.kv_write import write_kv
 from loramux_kernels.triton_attention.metadata import Metadata
-from loramux_kernels.triton_attention.tiles import DecodeTiles, PrefillTiles, Tiles
+from loramux_kernels.tuned.attention_shapes import DecodeTiles, PrefillTiles, Tiles
 
 __all__ = [
     "DecodeTiles",

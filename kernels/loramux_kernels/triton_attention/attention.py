@@ -11,18 +11,15 @@ import torch
 import triton
 from torch import Tensor
 
+from loramux_kernels.gpu import gpu_of
 from loramux_kernels.overlap import overlapping
 from loramux_kernels.paged_attention import AttentionOptions, LayerCache
 from loramux_kernels.triton_attention.decode import attend_chunks
 from loramux_kernels.triton_attention.metadata import Metadata
 from loramux_kernels.triton_attention.prefill import attend_queries
 from loramux_kernels.triton_attention.softmax import Scoring
-from loramux_kernels.triton_attention.tiles import (
-    DecodeTiles,
-    PrefillTiles,
-    Tiles,
-    default_tiles,
-)
+from loramux_kernels.tuned.attention import attention_tiles
+from loramux_kernels.tuned.attention_shapes import DecodeTiles, PrefillTiles, Tiles
 
 
 def triton_paged_attention(
@@ -45,10 +42,7 @@ def triton_paged_attention(
         ValueError: a layout or a shape that the kernels do not know.
     """
     _check(query, cache, metadata)
-    if tiles is None:
-        dim = max(cache.keys.shape[-1], cache.values.shape[-1])
-        group = query.shape[1] // cache.keys.shape[2]
-        tiles = default_tiles(dim, cache.keys.element_size(), group)
+    tiles = tiles or _tuned_tiles(query, cache)
     if out is None:
         out = query.new_empty(query.shape[0], query.shape[1], cache.values.shape[-1])
     if metadata.num_decodes:
@@ -56,6 +50,20 @@ def triton_paged_attention(
     if metadata.num_prefills:
         _prefill(out, query, cache, metadata, options, tiles.prefill)
     return out
+
+
+def _tuned_tiles(query: Tensor, cache: LayerCache) -> Tiles:
+    dim = max(cache.keys.shape[-1], cache.values.shape[-1])
+    group = query.shape[1] // cache.keys.shape[2]
+    gpu, itemsize = gpu_of(query.device), cache.keys.element_size()
+    tiles = attention_tiles(gpu, dim, itemsize, group)
+    if tiles is None:
+        raise ValueError(
+            f"No tiles of {group} query heads per KV head of {dim} values of {itemsize} bytes fit "
+            f"the {gpu.program_bytes >> 10} KB of shared memory that a program has on this GPU: "
+            "use the torch attention for this model."
+        )
+    return tiles
 
 
 def _decode(

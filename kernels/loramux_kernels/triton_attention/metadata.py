@@ -18,7 +18,7 @@ from loramux_kernels.triton_attention.plan import (
     plan_chunks,
     plan_tiles,
 )
-from loramux_kernels.triton_attention.tiles import DecodeTiles
+from loramux_kernels.tuned.attention_shapes import DecodeTiles
 
 _NO_WINDOW = 2**31 - 1
 _FEW_SEQUENCES = 64

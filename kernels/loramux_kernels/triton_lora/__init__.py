@@ -15,8 +15,9 @@ from loramux_kernels.triton_lora.apply_fused import (
 from loramux_kernels.triton_lora.arena import GRANULE, PAGE_BYTES, Allocation, Arena
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.rank_vectors import begin_rank_vectors
-from loramux_kernels.triton_lora.tiles import DECODE, PREFILL, LoRATiles
 from loramux_kernels.triton_lora.work_list import LoRAWork
+from loramux_kernels.tuned.lora import DECODE, PREFILL
+from loramux_kernels.tuned.lora_shapes import LoRATiles
 
 __all__ = [
     "DECODE",

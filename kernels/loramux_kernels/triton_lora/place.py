@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from loramux_kernels.gpu import runs_kernels
+
 PLACE_FIELDS = 5
 """Fields of one record: first element of the source, its rows, its columns, first element in the
 arena, and the stride of a column there, or 0 where the matrix is not transposed."""
@@ -26,7 +28,7 @@ def place_(arena: Tensor, source: Tensor, records: Tensor) -> None:
     """
     if not len(records):
         return
-    if arena.is_cuda:
+    if runs_kernels(arena.device):
         place_by_kernel_(arena, source, records)
         return
     for start, rows, columns, first, stride in records.tolist():

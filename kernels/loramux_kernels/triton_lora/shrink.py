@@ -12,16 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from loramux_kernels.gpu import gpu_of
 from loramux_kernels.jit import device_function, kernel
 from loramux_kernels.multiprocessors import num_multiprocessors
 from loramux_kernels.overlap import overlapping
 from loramux_kernels.triton_lora.arena import GRANULE
 from loramux_kernels.triton_lora.projection import PackedProjection
-from loramux_kernels.triton_lora.tiles import ShrinkTiles
 from loramux_kernels.triton_lora.work_list import LoRAWork
 
-SHARED_BYTES = 220 << 10
-"""Of a Hopper multiprocessor's 228 KB, of which each program needs some for itself."""
 UNSPECIALIZED = (
     "counts", "tiles", "tile_rows", "num_tiles", "first_site", "num_sites", "num_slices",
     "num_splits",
@@ -41,7 +39,8 @@ def shrink(
     shape = tiles.shrink
     split_features, num_splits = shape.split(projection.in_features, len(x), num_slices)
     slices = min(shape.slices, triton.next_power_of_2(num_slices))
-    stages = _stages(shape, tiles.rows, slices * work.rank, x.element_size())
+    columns, gpu = slices * work.rank, gpu_of(x.device)
+    stages = shape.stages_on(gpu, tiles.rows, columns, x.element_size())
     overlaps = work.shape.overlap and not is_branch
     overlap = overlapping(x.device) if overlaps else {"OVERLAP": False}
     parts = work.shape.rows // tiles.rows
@@ -57,12 +56,6 @@ def shrink(
         DIRECT=work.shape.fused.rows == tiles.rows and parts == 1,
         num_warps=shape.warps, maxnreg=shape.max_registers, **overlap,
     )  # fmt: skip
-
-
-def _stages(shape: ShrinkTiles, rows: int, columns: int, element_size: int) -> int:
-    """As many steps of the inner loop as fit into the shared memory of a program."""
-    step = (rows + columns) * shape.features * element_size
-    return max(2, min(shape.stages, SHARED_BYTES // shape.programs_per_sm // step))
 
 
 # fmt: off

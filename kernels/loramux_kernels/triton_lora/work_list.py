@@ -12,7 +12,7 @@ import torch
 from loramux_kernels.branch import Branch
 from loramux_kernels.triton_lora.adapter_table import AdapterTable
 from loramux_kernels.triton_lora.projection import PackedProjection
-from loramux_kernels.triton_lora.tiles import LoRATiles
+from loramux_kernels.tuned.lora_shapes import LoRATiles
 
 HEADER = 8
 RECORD = 4

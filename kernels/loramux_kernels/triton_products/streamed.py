@@ -15,7 +15,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from loramux_kernels.jit import device_function, kernel
 from loramux_kernels.overlap import let_next_begin, overlapping, wait_for_kernel_ahead
 from loramux_kernels.triton_blocks.checks import require_shape
-from loramux_kernels.triton_products.tiles import StreamTiles
+from loramux_kernels.tuned.products import StreamTiles
 
 LINE = tl.constexpr(128)
 """Bytes of a line of the cache."""

@@ -8,7 +8,12 @@ from loramux.engine.args import EngineArgs
 from loramux.engine.running.attention import AttentionBackend, TorchAttention, TritonAttention
 from loramux.engine.running.library_attention import FlashAttention, FlashInferAttention
 from loramux.errors import InvalidRequestError
+from loramux.logger import get_logger
 from loramux.models.loader import LoadedModel
+from loramux_kernels.gpu import gpu_of, unserved_device
+from loramux_kernels.tuned.attention import attention_tiles
+
+log = get_logger(__name__)
 
 BACKENDS: dict[str, Callable[[EngineArgs, LoadedModel], AttentionBackend]] = {
     "torch": lambda args, loaded: TorchAttention(),
@@ -24,21 +29,36 @@ MIN_TRITON_DIM = 16
 
 
 def choose_attention(args: EngineArgs, loaded: LoadedModel) -> AttentionBackend:
-    """The attention asked for; ``auto`` is Triton's on a GPU and torch's elsewhere.
+    """The attention asked for; ``auto`` is Triton's on a GPU that runs it and torch's elsewhere.
 
     Raises:
         InvalidRequestError: it cannot run on this device, or not this model.
     """
     name = args.attention_backend
+    if name == "torch":
+        return TorchAttention()
+    reason = unserved_device(loaded.device)
+    if reason is None and name in {"auto", "triton"}:
+        reason = _unserved_heads(loaded)
     if name == "auto":
-        shapes = loaded.kv_shapes.values()
-        narrowest = min(min(shape.key_dim, shape.value_dim) for shape in shapes)
-        fits = loaded.device.type == "cuda" and narrowest >= MIN_TRITON_DIM
-        name = "triton" if fits else "torch"
-    if name != "torch" and loaded.device.type != "cuda":
+        if reason is not None and loaded.device.type == "cuda":
+            log.warning("attention is computed by torch, since %s", reason)
+        name = "triton" if reason is None else "torch"
+    elif reason is not None:
         raise InvalidRequestError(
-            f"attention_backend {name!r} needs a CUDA GPU and the engine runs on {loaded.device}; "
-            "use 'torch' or 'auto'.",
+            f"attention_backend {name!r} cannot run here, since {reason}; use 'torch' or 'auto'.",
             "attention_backend",
         )
     return BACKENDS[name](args, loaded)
+
+
+def _unserved_heads(loaded: LoadedModel) -> str | None:
+    """Why Triton's attention cannot serve some layer, as a clause; None where it can."""
+    gpu = gpu_of(loaded.device)
+    for shape in loaded.kv_shapes.values():
+        dims = shape.key_dim, shape.value_dim
+        if min(dims) < MIN_TRITON_DIM:
+            return f"heads of {min(dims)} values are narrower than {MIN_TRITON_DIM}"
+        if attention_tiles(gpu, max(dims), loaded.dtype.itemsize, group=1) is None:
+            return f"heads of {max(dims)} values do not fit its shared memory"
+    return None

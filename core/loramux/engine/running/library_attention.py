@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
 from loramux.engine.args import EngineArgs
@@ -19,6 +18,7 @@ from loramux.models.loader import LoadedModel
 from loramux_kernels import flash_attention
 from loramux_kernels.attention_library import AttentionLibraryError, CacheShape, unserved_layer
 from loramux_kernels.flashinfer_attention import FlashInfer, HostBatch
+from loramux_kernels.gpu import gpu_of
 from loramux_kernels.paged_attention import AttentionOptions, LayerCache
 
 log = get_logger(__name__)
@@ -55,8 +55,7 @@ class FlashAttention(TritonAttention):
         Raises:
             InvalidRequestError: no library is installed that can serve it.
         """
-        capability = torch.cuda.get_device_capability(loaded.device)
-        load = partial(flash_attention.load_flash_attention, capability)
+        load = partial(flash_attention.load_flash_attention, gpu_of(loaded.device).capability)
         return cls(_library(load, args, loaded), args.max_num_seqs)
 
     def over(self, layout: StepLayout, slots: Tensor) -> Attend:

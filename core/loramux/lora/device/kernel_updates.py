@@ -11,6 +11,7 @@ from loramux.lora.device.plan import RowSpan
 from loramux.lora.site import PackedSites
 from loramux_kernels.blocks import Activation, RMSNorm, Rotation
 from loramux_kernels.branch import Branch
+from loramux_kernels.gpu import gpu_of
 from loramux_kernels.triton_lora import (
     DECODE,
     PREFILL,
@@ -24,6 +25,7 @@ from loramux_kernels.triton_lora import (
     begin_rank_vectors,
     rotate_and_store_with_lora_,
 )
+from loramux_kernels.tuned.lora import fitting
 
 MAX_FUSED_RANK = 64
 """Larger adapters are read too often by kernels that compute few rows at a time."""
@@ -40,6 +42,7 @@ class KernelUpdates(PackedUpdates):
         max_rows: most rows of a step.
         max_decode_rows: most rows of a step of single tokens.
         max_rank: largest rank of any adapter.
+        decode, prefill: tiles of the two; what of them does not fit the GPU is cut.
     """
 
     def __init__(
@@ -54,8 +57,11 @@ class KernelUpdates(PackedUpdates):
     ) -> None:
         self._projections = _packed_projections(projections, table)
         slices = max(projection.num_slices for projection in self._projections)
-        device = table.arena.device
+        device, element_size = table.arena.device, table.arena.itemsize
         branch = Branch(device) if device.type == "cuda" else None
+        decode, prefill = (
+            fitting(each, gpu_of(device), element_size) for each in (decode, prefill)
+        )
         self._decode = LoRAWork(table, decode, max_decode_rows, max_rank, slices, branch)
         self._prefill = LoRAWork(table, prefill, max_rows, max_rank, slices, branch)
         self._work = self._decode

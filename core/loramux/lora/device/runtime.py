@@ -22,6 +22,7 @@ from loramux.lora.device.stack import AdapterStack
 from loramux.lora.device.store import TensorStore
 from loramux.lora.site import LoRASite, PackedSites
 from loramux.lora.weights import AdapterWeights
+from loramux_kernels.gpu import runs_kernels
 
 RESIDENT_PER_RUNNING = 2
 """Places on the device for each adapter that may run, so that the next ones can arrive early."""
@@ -119,7 +120,7 @@ class LoRARuntime:
         return self._layers.running(self._plan(tokens), self._plan(samples))
 
     def _updates(self, projections: Sequence[PackedSites], limits: LoRALimits) -> PackedUpdates:
-        if self._arena is None or self._device.type != "cuda":
+        if self._arena is None or not runs_kernels(self._device):
             return TorchUpdates(projections, self._device)
         return KernelUpdates(
             projections,

@@ -23,9 +23,9 @@ from loramux_kernels.triton_lora.fused.launch import (
 )
 from loramux_kernels.triton_lora.fused.walking_activation import activate_updated_walking
 from loramux_kernels.triton_lora.projection import PackedProjection
-from loramux_kernels.triton_lora.tiles import WalkingActivation
 from loramux_kernels.triton_lora.update import rank_vector, rows_of_b, with_update
 from loramux_kernels.triton_lora.work_list import LoRAWork
+from loramux_kernels.tuned.lora_shapes import WalkingActivation
 
 
 def activate_updated(

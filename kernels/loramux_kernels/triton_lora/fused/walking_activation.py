@@ -25,9 +25,9 @@ from loramux_kernels.triton_lora.fused.launch import (
 )
 from loramux_kernels.triton_lora.projection import PackedProjection
 from loramux_kernels.triton_lora.sharing import own_share
-from loramux_kernels.triton_lora.tiles import WalkingActivation
 from loramux_kernels.triton_lora.update import rank_sums, rows_of_b, updated
 from loramux_kernels.triton_lora.work_list import LoRAWork
+from loramux_kernels.tuned.lora_shapes import WalkingActivation
 
 
 def activate_updated_walking(

@@ -1,16 +1,17 @@
 """How a product of few rows is cut, and when cuBLAS is asked instead.
 
-Measured on an H200 with the products of Llama 3.1 8B; ``kernels/NOTES.md`` has the figures.
+Measured on an H200 with the products of Llama 3.1 8B; ``kernels/NOTES.md`` has the figures. Nothing
+but those speaks for these tiles: GPUs of other generations have cuBLAS's products.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
+from loramux_kernels.gpu import HOPPER, gpu_of
 from loramux_kernels.multiprocessors import num_multiprocessors
 
 ALIGNMENT = 16
@@ -62,10 +63,12 @@ def stream_tiles(x: Tensor, weight: Tensor) -> StreamTiles | None:
     Shapes:
         x: ``[rows, in_features]``; weight: ``[out_features, in_features]``.
     """
+    if not x.is_cuda or gpu_of(x.device).capability != HOPPER:
+        return None
     is_narrow = x.dtype == weight.dtype and x.dtype in {torch.bfloat16, torch.float16}
     is_plain = x.is_contiguous() and weight.is_contiguous() and not weight.data_ptr() % ALIGNMENT
     is_aligned = not (x.shape[-1] * x.element_size()) % ALIGNMENT
-    if not (x.dim() == 2 and is_narrow and is_plain and is_aligned and _has_tma(x.device)):
+    if not (x.dim() == 2 and is_narrow and is_plain and is_aligned):
         return None
     return choose_tiles(x.shape[0], weight.shape[0], num_multiprocessors(x.device))
 
@@ -79,8 +82,3 @@ def choose_tiles(rows: int, out_features: int, multiprocessors: int) -> StreamTi
                     return tiles
             return None
     return None
-
-
-@cache
-def _has_tma(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device) >= (9, 0)

@@ -1,12 +1,10 @@
-"""Sizes of tiles: what fits the registers and the shared memory of a Hopper multiprocessor."""
+"""Shapes of the tiles that attention computes, and how many programs share the work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import torch
-import triton
 
 from loramux_kernels.multiprocessors import num_multiprocessors
 
@@ -41,19 +39,23 @@ class DecodeTiles:
 
     def joined_at_once(self, group: int, value_dim: int) -> int:
         """Chunks of a KV head's ``group`` of query heads that take half of the registers."""
-        values: int = triton.next_power_of_2(group) * triton.next_power_of_2(value_dim)
+        values = next_power_of_2(group) * next_power_of_2(value_dim)
         fitting = _REGISTERS // (2 * self.programs_per_processor * values)
         return 1 << max(0, fitting.bit_length() - 1)
 
 
 @dataclass(frozen=True)
 class PrefillTiles:
-    """``rows`` are queries times query heads of a KV head, ``keys`` are tokens."""
+    """``rows`` are queries times query heads of a KV head, ``keys`` are tokens.
+
+    ``programs_per_processor`` is how many run at once: one multiplies while another waits.
+    """
 
     rows: int = 64
     keys: int = 64
     num_warps: int = 4
     num_stages: int = 3
+    programs_per_processor: int = 2
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,6 @@ class Tiles:
     prefill: PrefillTiles = field(default_factory=PrefillTiles)
 
 
-@lru_cache
-def default_tiles(dim: int, itemsize: int, group: int) -> Tiles:
-    """Tiles for heads of ``dim`` values of ``itemsize`` bytes, ``group`` of them to a KV head."""
-    width = triton.next_power_of_2(dim)
-    if itemsize == 4:
-        decode = DecodeTiles(num_warps=4, num_stages=3, programs_per_processor=2)
-        return Tiles(decode, PrefillTiles(64, 32, num_warps=4, num_stages=2))
-    if group > 32:
-        keys = 64 if width <= 128 else 32
-        decode = DecodeTiles(keys, num_warps=8, num_stages=3, programs_per_processor=1)
-        return Tiles(decode, PrefillTiles(128, keys, num_warps=8))
-    if width > 128:
-        decode = DecodeTiles(num_warps=4, num_stages=3, programs_per_processor=3)
-        return Tiles(decode, PrefillTiles(128, 64, num_warps=8, num_stages=2))
-    return Tiles(DecodeTiles(keys=64 if width <= 64 else 32))
+def next_power_of_2(size: int) -> int:
+    """Triton's tensors have such sizes."""
+    return 1 << (size - 1).bit_length()

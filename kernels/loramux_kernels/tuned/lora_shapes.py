@@ -1,8 +1,13 @@
-"""Shapes of the tiles that the kernels compute, and how many programs share the work."""
+"""Shapes of the tiles that LoRA kernels compute, and how many programs share the work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from loramux_kernels.gpu import GPU
+
+MIN_STAGES = 2
+"""With fewer nothing is loaded ahead."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,16 @@ class ShrinkTiles:
         width = max(self.split_features * apart, -(-in_features // self.max_splits))
         width = -(-width // self.features) * self.features
         return width, -(-in_features // width)
+
+    def step_bytes(self, rows: int, columns: int, element_size: int) -> int:
+        """Of ``features`` of so many rows of ``x`` and of ``A``, which one stage holds."""
+        return (rows + columns) * self.features * element_size
+
+    def stages_on(self, gpu: GPU, rows: int, columns: int, element_size: int) -> int:
+        """As many as fit into the shared memory of a program."""
+        fitting = gpu.bytes_of_each(self.programs_per_sm)
+        fitting //= self.step_bytes(rows, columns, element_size)
+        return max(MIN_STAGES, min(self.stages, fitting))
 
 
 @dataclass(frozen=True)
@@ -168,70 +183,3 @@ class LoRATiles:
     def for_rows(self, num_rows: int) -> LoRATiles:
         """Those of a step of so many rows, by what is fixed for a captured step."""
         return self.short if self.short is not None and num_rows <= self.short_rows else self
-
-
-DECODE = LoRATiles(
-    rows=16,
-    rank=16,
-    shrink=ShrinkTiles(
-        slices=1, features=128, split_features=512, max_splits=16,
-        warps=4, stages=4, programs_per_sm=4, max_registers=96,
-    ),
-    expand=ExpandTiles(rows=16, columns=256, rank=16, warps=4, stages=1, programs_per_sm=6),
-    fused=FusedTiles(
-        rows=16,
-        rank=16,
-        activation=ActivationTiles(
-            columns=64, steps=4, warps=4, programs_per_sm=5, max_registers=96
-        ),
-        rotation=RotationTiles(heads=2, programs_per_sm=4, max_registers=128),
-    ),
-    overlap=True,
-)  # fmt: skip
-"""A few rows of each adapter: bound by the bytes of A and B."""
-
-MIXED = LoRATiles(
-    rows=32,
-    rank=32,
-    shrink=ShrinkTiles(
-        slices=4, features=128, split_features=512, max_splits=8,
-        warps=4, stages=4, programs_per_sm=2,
-    ),
-    expand=ExpandTiles(rows=16, columns=256, rank=16, warps=4, stages=1, programs_per_sm=6),
-    fused=FusedTiles(
-        rows=16,
-        rank=16,
-        max_rank=64,
-        activation=ActivationTiles(
-            columns=64, steps=4, warps=4, programs_per_sm=5, max_registers=96
-        ),
-        rotation=RotationTiles(heads=4, programs_per_sm=4, max_registers=128),
-    ),
-    dense=True,
-    overlap=True,
-)  # fmt: skip
-"""A prompt beside other sequences' single tokens: too few rows to keep the GPU busy with large
-tiles. Steps of up to 1024 rows may be captured, so that larger ones are never of this kind."""
-
-PREFILL = LoRATiles(
-    rows=64,
-    rank=32,
-    shrink=ShrinkTiles(
-        slices=4, features=128, split_features=512, max_splits=4,
-        warps=4, stages=6, programs_per_sm=1, whole_rows=5120,
-    ),
-    expand=ExpandTiles(rows=32, columns=256, rank=16, warps=4, stages=1, programs_per_sm=6),
-    fused=FusedTiles(
-        rows=16,
-        rank=64,
-        max_rank=64,
-        activation=WalkingActivation(columns=128, warps=4, programs_per_sm=5, max_registers=96),
-        rotation=RotationTiles(heads=16, programs_per_sm=4, max_registers=128),
-        normalization=NormalizationTiles(rows=16, programs_per_sm=2, max_registers=128),
-    ),
-    dense=True,
-    overlap=True,
-    short=MIXED,
-    short_rows=1024,
-)  # fmt: skip
-"""Many rows of each adapter: bound by the bytes of the layer's input and output."""
