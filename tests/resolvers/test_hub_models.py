@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from loramux import LLM, SamplingParams
 from loramux.errors import InvalidRequestError
 from tests.engine.world import save_model
+from tests.resolvers.hub_server import answer as unavailable
 from tests.resolvers.hub_server import drop
 
 REPO = "acme/tiny"
@@ -50,6 +51,9 @@ def test_without_the_hub_what_is_cached_is_served_after_one_question(hub, tmp_pa
     with pytest.raises(InvalidRequestError, match="The tokenizer of 'acme/other' cannot be loaded"):
         answer(main, tokenizer="acme/other")
     assert len(hub.requests) == 4
+    hub.when("", unavailable(503))
+    assert answer(REPO) == expected
+    assert len(hub.requests) == 5
 
     hub.behave()
     hub.repository(REPO).push({path.name: path.read_bytes() for path in old.iterdir()})
@@ -57,15 +61,16 @@ def test_without_the_hub_what_is_cached_is_served_after_one_question(hub, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("is_offline", "why"),
+    ("is_offline", "fault", "why"),
     [
-        (False, r"the Hugging Face Hub \(127.0.0.1\) does not answer \(\w+\)"),
-        (True, "HF_HUB_OFFLINE forbids to ask the Hub"),
+        (False, drop, r"the Hugging Face Hub \(127.0.0.1\) does not answer \(\w+\)"),
+        (False, unavailable(503), r"the Hugging Face Hub \(127.0.0.1\) answers with status 503"),
+        (True, drop, "HF_HUB_OFFLINE forbids to ask the Hub"),
     ],
 )
-def test_what_is_not_cached_is_refused_after_one_question(hub, monkeypatch, is_offline, why):
+def test_what_is_not_cached_is_refused_after_one_question(hub, monkeypatch, is_offline, fault, why):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
-    hub.when("", drop)
+    hub.when("", fault)
     with pytest.raises(InvalidRequestError, match=f"{REPO}' is not in the local .*, and {why}; "):
         answer(REPO)
     assert len(hub.requests) == (0 if is_offline else 1)

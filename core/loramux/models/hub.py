@@ -39,7 +39,7 @@ def reachable(args: EngineArgs) -> EngineArgs:
     if not _is_here(args.model, args.revision):
         raise InvalidRequestError(
             f"The model {args.model!r} is not in the local Hugging Face cache, and {silence}; "
-            "check its name and the network, or give the path of a directory.",
+            "check its name and the network, try again later, or give the path of a directory.",
             "model",
         )
     if not is_offline_mode():
@@ -57,19 +57,23 @@ def _silence(args: EngineArgs) -> str | None:
 
 
 def _ask(name: str, revision: str | None) -> str | None:
-    """Why the Hub does not answer; None if it says anything, or need not be asked."""
+    """Why the Hub does not tell of it; None if it says anything, or need not be asked."""
     if os.path.exists(name):
         return None
+    # Without the rest of the endpoint, which may hold a password.
+    hub = f"the Hugging Face Hub ({urlsplit(constants.ENDPOINT).hostname})"
     try:
         get_hf_file_metadata(hf_hub_url(name, CONFIG_NAME, revision=revision))
-    except (HfHubHTTPError, HFValidationError):
-        return None  # transformers will be told the same, and has its sentences for it
+    except HFValidationError:
+        return None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        # Other refusals transformers will be told as well, and has its sentences for them.
+        return f"{hub} answers with status {status}" if status == 429 or status >= 500 else None
     except OfflineModeIsEnabled:
         return "HF_HUB_OFFLINE forbids to ask the Hub"
     except Exception as error:  # a transport's, which is another library in each major version
-        # Without the rest of the endpoint, which may hold a password.
-        host = urlsplit(constants.ENDPOINT).hostname
-        return f"the Hugging Face Hub ({host}) does not answer ({type(error).__name__})"
+        return f"{hub} does not answer ({type(error).__name__})"
     return None
 
 
