@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -28,7 +29,6 @@ class PackedProjection:
         self.starts = tuple(sum(self.widths[:index]) for index in range(len(self.widths)))
         self.unit = max(u for u in (1, 2, 4, 8, 16) if not any(width % u for width in self.widths))
         self._device = device
-        self._blocks: dict[int, Tensor] = {}
 
     @property
     def num_slices(self) -> int:
@@ -45,11 +45,17 @@ class PackedProjection:
         units of ``unit``: a kernel multiplies by that constant and so knows how far addresses are
         aligned. Made at first use, which must not be while a graph is captured.
         """
-        if columns not in self._blocks:
-            rows = [
-                (index, block, width // self.unit, start // self.unit)
-                for index, (width, start) in enumerate(zip(self.widths, self.starts, strict=True))
-                for block in range(-(-width // columns))
-            ]
-            self._blocks[columns] = torch.tensor(rows, dtype=torch.int32, device=self._device)
-        return self._blocks[columns]
+        return _blocks(self.widths, self.starts, self.unit, columns, self._device)
+
+
+@cache
+def _blocks(
+    widths: tuple[int, ...], starts: tuple[int, ...], unit: int, columns: int, device: torch.device
+) -> Tensor:
+    """Shared by the layers of a model, and by models."""
+    rows = [
+        (index, block, width // unit, start // unit)
+        for index, (width, start) in enumerate(zip(widths, starts, strict=True))
+        for block in range(-(-width // columns))
+    ]
+    return torch.tensor(rows, dtype=torch.int32, device=device)

@@ -155,7 +155,8 @@ def _kind(layer: FusedLayer) -> object:
     """What layers differ in within a model."""
     attention = layer.attention
     options, heads = attention.options, attention.heads
-    return options.window, options.softcap, heads.num_kv_heads, heads.head_dim, heads.rotary_dim
+    shapes = (options.window, options.softcap, heads.num_kv_heads, heads.head_dim, heads.rotary_dim)
+    return *shapes, layer.mlp.gate_up.weight.shape
 
 
 def _tables(model: nn.Module, family: Family, max_positions: int) -> dict[str | None, RotaryTable]:

@@ -17,13 +17,18 @@ from loramux.engine.running.step_layout import StepLayout
 
 
 class CapturedStep:
-    """One size of step, as a graph with adapters and one without."""
+    """One size of step, as a graph with adapters and one without.
 
-    def __init__(self, size: StepSize, plan: PaddedPlan, pool: object) -> None:
+    Args:
+        is_first: of its kind, decodes or others: whatever layers make at first use is yet to come.
+    """
+
+    def __init__(self, size: StepSize, plan: PaddedPlan, pool: object, *, is_first: bool) -> None:
         self.size = size
         self._step = PaddedStep(size, plan)
         self._graphs = {
-            with_lora: self._capture(pool, with_lora) for with_lora in self._step.lora_choices
+            with_lora: self._capture(pool, with_lora, is_first)
+            for with_lora in self._step.lora_choices
         }
 
     def replay(self, layout: StepLayout, logit_rows: list[int], *, with_lora: bool) -> Tensor:
@@ -36,9 +41,12 @@ class CapturedStep:
         rows = torch.tensor(logit_rows, dtype=torch.int64, device=logits.device)
         return logits.index_select(0, rows)
 
-    def _capture(self, pool: object, with_lora: bool) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _capture(
+        self, pool: object, with_lora: bool, is_first: bool
+    ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         lora = self._step.fill_lora(with_lora=with_lora)
-        self._step.compute(lora)  # compiles what is missing, which a capture must not
+        # Loads kernels, and has libraries choose theirs for this size: a capture must not.
+        self._step.compute(lora, in_excerpt=not is_first)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):  # type: ignore[arg-type]
             logits = self._step.compute(lora)
@@ -51,7 +59,12 @@ class CapturedSteps:
     def __init__(self, sizes: Sequence[StepSize], plan: PaddedPlan) -> None:
         pool = torch.cuda.graph_pool_handle()
         # The largest first: the smaller ones then fit into what it has allocated.
-        captured = [CapturedStep(size, plan, pool) for size in reversed(sizes)]
+        kinds_left = {size.is_decode for size in sizes}
+        captured = []
+        for size in reversed(sizes):
+            is_first = size.is_decode in kinds_left
+            kinds_left.discard(size.is_decode)
+            captured.append(CapturedStep(size, plan, pool, is_first=is_first))
         self._decodes = [step for step in reversed(captured) if step.size.is_decode]
         self._mixed = [step for step in reversed(captured) if not step.size.is_decode]
 

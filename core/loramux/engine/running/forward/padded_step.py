@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -79,6 +80,11 @@ class PaddedPlan:
     block_size: int
     device: torch.device
 
+    @cached_property
+    def excerpt(self) -> FusedDecoder:
+        """As few layers as launch every kernel that all of them do."""
+        return self.decoder.excerpt()
+
 
 class PaddedStep:
     """One size of step, which smaller ones are padded to."""
@@ -110,9 +116,13 @@ class PaddedStep:
         host = torch.frombuffer(numbers, dtype=torch.int32).pin_memory()
         self._inputs.copy_(host, non_blocking=True)
 
-    def compute(self, lora: PackedLoRA | None) -> Tensor:
-        """Launch it; the logits of all rows of a decode, else of those that were asked for."""
+    def compute(self, lora: PackedLoRA | None, *, in_excerpt: bool = False) -> Tensor:
+        """Launch it; the logits of all rows of a decode, else of those that were asked for.
+
+        ``in_excerpt`` is for the launches alone: what comes of them is of no use.
+        """
         size, plan = self.size, self._plan
+        decoder = plan.excerpt if in_excerpt else plan.decoder
         rows, sequences = size.rows, size.sequences
         ids, positions, slots, lengths, starts, logit_rows = torch.split(
             self._inputs, [rows, rows, rows, sequences, sequences + 1, sequences]
@@ -128,7 +138,7 @@ class PaddedStep:
             attend=plan.attention.over_padded(batch),
             lora=lora,
         )
-        return plan.decoder(step)
+        return decoder(step)
 
 
 def _padded(layout: StepLayout, logit_rows: list[int], size: StepSize) -> array[int]:
