@@ -13,12 +13,14 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
+from pkgutil import walk_packages
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.cache import triton_key
 
+import loramux_kernels
 from loramux_kernels.ahead.rehearsal import Specialization
 
 
@@ -26,9 +28,17 @@ def main() -> None:
     """Read an order, carry it out, and end with status 1 if some of it failed."""
     driver = nvidia_driver()
     triton_key()  # Triton hashes itself once in each process: forks have it from this one
+    import_kernels()
     order = sys.stdin.read()
     if order:  # else whoever started this has changed its mind
         sys.exit(not carry_out(order, driver))
+
+
+def import_kernels() -> None:
+    """Import all there are, so that an order finds those that it names."""
+    for module in walk_packages(loramux_kernels.__path__, f"{loramux_kernels.__name__}."):
+        if ".triton_" in module.name:
+            import_module(module.name)
 
 
 def order_of(specializations: Iterable[Specialization]) -> str:
