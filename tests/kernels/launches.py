@@ -69,15 +69,20 @@ def launch_attention(case: Heads) -> None:
     triton_paged_attention(query, cache, metadata, options)
 
 
-def launch_lora(dtype: torch.dtype, max_rank: int, steps: Sequence[int] = STEPS) -> None:
-    """Each product of a Llama's layer with its updates, and the block that reads it, by rows."""
+def updates_of_a_layer(dtype: torch.dtype, max_rank: int) -> KernelUpdates:
+    """Of a Llama's, over an arena without adapters."""
     projections = [
         PackedSites(name, tuple(LoRASite(name, SiteKind.LINEAR, width, out) for out in widths))
         for name, (width, widths) in LLAMA.items()
     ]
     sites = sum(len(projection.sites) for projection in projections)
     table = AdapterTable(torch.empty(1 << 16, dtype=dtype), 4, sites)
-    updates = KernelUpdates(projections, table, max(STEPS), STEPS[0], max_rank)
+    return KernelUpdates(projections, table, max(STEPS), STEPS[0], max_rank)
+
+
+def launch_lora(dtype: torch.dtype, max_rank: int, steps: Sequence[int] = STEPS) -> None:
+    """Each product of a layer with its updates, and the block that reads it, by rows."""
+    updates = updates_of_a_layer(dtype, max_rank)
     for rows in steps:
         updates.fill([], rows, is_decode=rows == STEPS[0])
         for index, (width, widths) in enumerate(LLAMA.values()):

@@ -21,7 +21,7 @@ from loramux_kernels.tuned import products
 from loramux_kernels.tuned.attention import attention_tiles
 from loramux_kernels.tuned.attention_shapes import DecodeTiles, PrefillTiles, Tiles
 from loramux_kernels.tuned.lora import DECODE, MIXED, PREFILL, fitting
-from tests.kernels.launches import Heads, launch_attention, launch_lora
+from tests.kernels.launches import Heads, launch_attention, launch_lora, updates_of_a_layer
 from tests.kernels.shipped_tiles import GENERATIONS, compiled, compiles
 
 pytest.importorskip("triton", reason="the GPU kernels need the extra gpu")
@@ -109,6 +109,14 @@ def test_less_shared_memory_first_costs_stages_then_features_or_keys():
         DecodeTiles(32, 2, 2, 4), PrefillTiles(64, 32, 4, 2)
     )
     assert attention_tiles(GENERATIONS["B200"], 128, 2, 4) == MEASURED[128, 2, 4]
+
+
+def test_an_engine_has_the_lora_tiles_that_fit_its_gpu(monkeypatch):
+    small = GENERATIONS["RTX 3090"]
+    monkeypatch.setattr(gpu, "INTERPRETER", small)
+    updates = updates_of_a_layer(torch.float32, 16)
+    assert updates._decode.shape == fitting(DECODE, small, 4)
+    assert updates._prefill.shape == fitting(PREFILL, small, 4) != PREFILL
 
 
 def test_heads_that_fit_no_gpu_have_no_tiles():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from loramux.engine.args import EngineArgs
 from loramux.engine.running.attention import AttentionBackend, TorchAttention, TritonAttention
@@ -42,7 +43,7 @@ def choose_attention(args: EngineArgs, loaded: LoadedModel) -> AttentionBackend:
         reason = _unserved_heads(loaded)
     if name == "auto":
         if reason is not None and loaded.device.type == "cuda":
-            log.warning("attention is computed by torch, since %s", reason)
+            _tell(f"attention is computed by torch, since {reason}")
         name = "triton" if reason is None else "torch"
     elif reason is not None:
         raise InvalidRequestError(
@@ -50,6 +51,12 @@ def choose_attention(args: EngineArgs, loaded: LoadedModel) -> AttentionBackend:
             "attention_backend",
         )
     return BACKENDS[name](args, loaded)
+
+
+@cache
+def _tell(sentence: str) -> None:
+    """Once a process."""
+    log.warning(sentence)
 
 
 def _unserved_heads(loaded: LoadedModel) -> str | None:
