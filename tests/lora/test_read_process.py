@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -125,13 +126,26 @@ def test_memory_and_descriptors_are_given_back(process, adapters):
     assert eventually(lambda: num_mapped() <= mapped)
 
 
-def test_refusals_leave_nothing_behind(process, tmp_path):
+def test_refusals_leave_nothing_behind(process, adapters, tmp_path):
     before, mapped = num_open(), num_mapped()
     for _ in range(3):
         with pytest.raises(AdapterError):
             read_there(process, tmp_path / "absent")
+        with pytest.raises(AdapterRefusedError, match="exceeds max_lora_rank"):  # has memory by then
+            read_there(process, adapters[0], max_rank=1)
     assert num_open() == before
-    assert num_mapped() <= mapped
+    assert eventually(lambda: num_mapped() <= mapped)
+
+
+def test_memory_that_is_not_to_be_had_is_no_fault_of_an_adapter(process, adapters):
+    soft, hard = resource.prlimit(process.process_id, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.process_id, resource.RLIMIT_FSIZE, (0, hard))  # shared memory too
+    try:
+        with pytest.raises(NotReadError, match="no memory to share"):
+            read_there(process, adapters[0])
+    finally:
+        resource.prlimit(process.process_id, resource.RLIMIT_FSIZE, (soft, hard))
+    assert_same(read_there(process, adapters[0]), read_here(adapters[0]))
 
 
 def test_adapters_that_change_while_they_are_read(process, adapters, tmp_path):

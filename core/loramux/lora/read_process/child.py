@@ -23,6 +23,7 @@ from loramux.lora.checkpoint.reader import read_adapter
 from loramux.lora.read_process.messages import (
     READY,
     Answer,
+    NotReadError,
     NotReadHere,
     ReadError,
     ReadMemory,
@@ -46,10 +47,6 @@ SWITCH_SECONDS = 0.0001
 """Of threads that mostly compute outside of the interpreter; see ``server.interpreter``."""
 
 PARENT_LOOK_SECONDS = 1.0
-
-
-class BaseModelNeeded(Exception):
-    """The adapter carries copies of base weights, and the base model is elsewhere."""
 
 
 def main() -> None:
@@ -114,8 +111,8 @@ class Server:
                 return self._read_into_memory(request, reply, files)
         except AdapterError as error:
             return ReadError(type(error), str(error), error.reason)
-        except BaseModelNeeded:
-            return NotReadHere("it carries copies of base weights")
+        except NotReadError as error:
+            return NotReadHere(str(error))
         except Exception as error:  # the engine's own attempt shows whether it is the adapter's
             return NotReadHere(f"reading it failed ({error!r})")
 
@@ -126,8 +123,11 @@ class Server:
         taken: list[SharedFile] = []
 
         def allocate(size: int) -> Bytes:
-            file = files.enter_context(closing(self._memory.take(size)))
-            send(reply, ReadMemory(size), file.descriptor)
+            try:
+                file = files.enter_context(closing(self._memory.take(size)))
+                send(reply, ReadMemory(size), file.descriptor)
+            except OSError as error:  # which would else be one of the adapter's storage
+                raise NotReadError(f"there is no memory to share ({error})") from error
             taken.append(file)
             return file.content
 
@@ -147,7 +147,7 @@ class Server:
 
 
 def _base_model_needed(name: str) -> torch.Tensor:
-    raise BaseModelNeeded
+    raise NotReadError("it carries copies of base weights")
 
 
 if __name__ == "__main__":
