@@ -131,7 +131,8 @@ def test_refusals_leave_nothing_behind(process, adapters, tmp_path):
     for _ in range(3):
         with pytest.raises(AdapterError):
             read_there(process, tmp_path / "absent")
-        with pytest.raises(AdapterRefusedError, match="exceeds max_lora_rank"):  # has memory by then
+        # Its memory is there by then.
+        with pytest.raises(AdapterRefusedError, match="exceeds max_lora_rank"):
             read_there(process, adapters[0], max_rank=1)
     assert num_open() == before
     assert eventually(lambda: num_mapped() <= mapped)
