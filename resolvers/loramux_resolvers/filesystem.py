@@ -19,7 +19,6 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from loramux import LoRARequest, LoRAResolver, env, hookimpl
@@ -116,13 +115,12 @@ def _checkpoint(root: str, relative: str) -> list[FollowedPath]:
     """
     directory = FollowedPath(root).to(relative)
     files = [FollowedPath(directory.real).to(name) for name in CHECKPOINT_FILES]
-    for path in (directory, *files):
-        if not is_below(root, path.real):
-            log.debug("adapter %r is refused: %s is outside of %s", relative, path.real, root)
+    places = [directory, *(file.directory for file in files)]
+    for place in places:
+        if not is_below(root, place.real):
+            log.debug("adapter %r is refused: %s is outside of %s", relative, place.real, root)
             return []
-    if not _is_file(files[0].real):
-        return []
-    return [directory, *(replace(file, real=os.path.dirname(file.real)) for file in files)]
+    return places if _is_file(files[0].real) else []
 
 
 def _is_file(path: str) -> bool:

@@ -311,6 +311,17 @@ def test_a_broken_link_leads_nowhere(root):
     assert resolve(root, "gone") is None
 
 
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_a_link_to_its_own_directory_opens_none_beside_it(root, file):
+    (root / "good" / file).unlink(missing_ok=True)
+    (root / "good" / file).symlink_to(".")
+    assert linked_names(root, "good") == (".",)  # which is no tenant's
+    (root / "all").symlink_to(".")
+    checkpoint(root)
+    (root / "adapter_model.bin").symlink_to(".")
+    assert resolve(root, "all") is None
+
+
 def linked_names(root: Path, name: str) -> tuple[str, ...]:
     request = resolve(root, name)
     assert request is not None

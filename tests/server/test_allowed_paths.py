@@ -22,6 +22,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "inside/link").symlink_to(tmp_path / "outside/secret")
     (tmp_path / "inside/good-link").symlink_to(tmp_path / "inside/sql")
     (tmp_path / "inside/half").mkdir()
+    (tmp_path / "inside/itself").mkdir()
+    (tmp_path / "inside/itself/adapter_model.safetensors").symlink_to(".")
     (tmp_path / "inside/half/adapter_model.safetensors").symlink_to(tmp_path / "outside/secret")
     monkeypatch.chdir(tmp_path)
     for name in ("ALLOWED_ADAPTER_ROOTS", "LORA_RESOLVER_CACHE_DIR", "LORA_RESOLVER_HF_REPO_LIST"):
@@ -50,7 +52,8 @@ def test_what_is_not_there_is_looked_for_inside_only(root: Path) -> None:
 
 OUTSIDE = [
     "{}/outside/secret", "outside/secret", "{}/inside/../outside/secret", "inside/link",
-    "inside/half", "{}/inside-too", "{}", "/", "/etc", "/etc/passwd", "~", "~root", "..", ".", "",
+    "inside/half", "{}/inside/itself", "{}/inside-too", "{}", "/", "/etc", "/etc/passwd", "~",
+    "~root", "..", ".", "",
     "/proc/self/root", "/proc/self/cwd/outside/secret", "inside\0", "inside/sql\0/../../outside",
     "file:///etc", "file://{}/inside/sql", "http://localhost/x", "http://169.254.169.254/latest",
     "https://example.org/adapter", "s3://bucket/adapter", "gs://b/a", "ftp://h/a", "//host/share",
@@ -62,7 +65,7 @@ OUTSIDE = [
 
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_what_does_not(root: Path, path: str) -> None:
-    roots = ["inside"] if path.startswith("inside/") else ["inside/sql"]
+    roots = ["inside"] if path.startswith("inside/") else ["inside/sql", "inside/itself"]
     with pytest.raises(PathNotAllowedError, match="outside of the places"):
         AllowedPaths.of(roots).check(path.format(root))
 
@@ -131,6 +134,7 @@ PLACES = {
     "inside/good-link/../team-b/x": {"ops"},
     "inside/team-a/half": {"ops"},  # a file of it is team-b's
     "inside/team-a/hub/snapshots/1": {"ops", "ops-a"},
+    "inside/org/team-a": {"ops"},  # a file of it is its own directory, beside which lie others
     "inside": {"ops"},
     "inside/team-a": {"ops"},
     "inside-too/team-b/x": {"ops", "ops-a"},  # a root for all operators
@@ -148,6 +152,7 @@ PLACES = {
 FILE_LINKS = {
     "inside/team-a/half/adapter_model.safetensors": "inside/team-b/x/adapter_model.safetensors",
     "inside/team-a/hub/snapshots/1/adapter_model.safetensors": "inside/team-a/hub/blobs/1234",
+    "inside/org/team-a/adapter_model.safetensors": "inside/org/team-a",
 }
 
 

@@ -8,7 +8,7 @@ that leads out of it may lead to what is somebody else's.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class FollowedPath:
         for name in relative.split("/"):
             followed = followed._step(name)
         return followed
+
+    @property
+    def directory(self) -> FollowedPath:
+        """Where a file lies. Of a link to a directory, which is no file, it may be one above."""
+        return replace(self, real=os.path.dirname(self.real))
 
     def _step(self, name: str) -> FollowedPath:
         path = os.path.join(self.real, name)
@@ -50,4 +55,9 @@ def _stays(directory: str, target: str) -> bool:
     """
     repository, snapshots, _ = f"{directory}/".rpartition("/snapshots/")
     blobs = f"{repository}/blobs"
-    return is_below(directory, target) or bool(snapshots and is_below(blobs, target))
+    return _is_inside(directory, target) or bool(snapshots and _is_inside(blobs, target))
+
+
+def _is_inside(directory: str, target: str) -> bool:
+    """The directory itself is not: a file's link to it would open what lies beside it."""
+    return is_below(directory, target) and target != directory

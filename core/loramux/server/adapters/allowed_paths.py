@@ -118,12 +118,12 @@ class AllowedPaths:
 
     def _on_this_machine(self, path: str) -> AllowedPath | None:
         real = real_path(path)
-        files = [FollowedPath(real).to(name) for name in CHECKPOINT_FILES]
-        if "://" in path or not all(map(self._holds, (real, *(file.real for file in files)))):
+        places = [FollowedPath(real).to(name).directory for name in CHECKPOINT_FILES]
+        directories = tuple(dict.fromkeys((real, *(place.real for place in places))))
+        if "://" in path or not all(map(self._holds, directories)):
             return None
-        linked = [os.path.dirname(file.real) for file in files if file.leads_away]
-        directories = dict.fromkeys((real, *(os.path.dirname(file.real) for file in files)))
-        return AllowedPath(real, (real, *linked), tuple(directories))
+        linked = [place.real for place in places if place.leads_away]
+        return AllowedPath(real, (real, *linked), directories)
 
     def _is_for(self, caller: Caller, place: str) -> bool:
         names = [name for named in self.named if (name := named.name_of(place)) is not None]
