@@ -320,6 +320,13 @@ async def rubbish(lora_name: str) -> Any:
     return {"lora_name": lora_name}
 
 
+def confined(directories: Any) -> Scripted:
+    async def resolve(lora_name: str) -> LoRARequest:
+        return LoRARequest(lora_name, 1, "/adapters/x", allowed_directories=directories)
+
+    return Scripted(resolve)
+
+
 class Panic(BaseException):
     """What an extension module may raise."""
 
@@ -336,6 +343,9 @@ BAD = {
     "blocking": (lambda: Scripted(block), "did not answer within 1 s"),
     "clinging": (lambda: Scripted(cling), "did not answer within 1 s"),
     "rubbish": (lambda: Scripted(rubbish), "raised TypeError"),
+    "confined to a text": (lambda: confined("/adapters"), "raised InvalidRequestError"),
+    "confined to a list": (lambda: confined(["/adapters"]), "raised InvalidRequestError"),
+    "confined somewhere": (lambda: confined(("adapters",)), "raised InvalidRequestError"),
 }
 
 

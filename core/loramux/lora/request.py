@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from loramux.errors import InvalidRequestError
@@ -32,7 +33,8 @@ class LoRARequest:
             is only for callers who may use those, too.
 
     Raises:
-        InvalidRequestError: if a field is empty or the id is not positive.
+        InvalidRequestError: if a field is empty, the id is not positive, or an allowed directory
+            is no absolute path.
     """
 
     lora_name: str
@@ -56,6 +58,13 @@ class LoRARequest:
             raise InvalidRequestError(
                 f"lora_path of adapter {self.lora_name!r} must not be empty; "
                 "give the directory of a PEFT checkpoint."
+            )
+        directories = self.allowed_directories
+        # A text would be taken for its characters, the first of which is the root of all.
+        if not isinstance(directories, tuple) or not all(map(os.path.isabs, directories)):
+            raise InvalidRequestError(
+                f"allowed_directories of adapter {self.lora_name!r} must be a tuple of absolute "
+                f"paths, got {directories!r}; give the real path of each directory."
             )
 
     @property
