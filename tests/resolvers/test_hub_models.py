@@ -71,6 +71,9 @@ def test_without_the_hub_what_is_cached_is_served_after_one_question(hub, tmp_pa
 def test_what_is_not_cached_is_refused_after_one_question(hub, monkeypatch, is_offline, fault, why):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
     hub.when("", fault)
-    with pytest.raises(InvalidRequestError, match=f"{REPO}' is not in the local .*, and {why}; "):
+    said = f"' is not in the local .*, and {why}; "
+    with pytest.raises(InvalidRequestError, match=REPO + said):
         answer(REPO)
     assert len(hub.requests) == (0 if is_offline else 1)
+    with pytest.raises(InvalidRequestError, match="no/model/id" + said):
+        answer("no/model/id", tokenizer=REPO)

@@ -80,4 +80,7 @@ def _ask(name: str, revision: str | None) -> str | None:
 def _is_here(name: str, revision: str | None) -> bool:
     if os.path.exists(name):
         return True
-    return isinstance(try_to_load_from_cache(name, CONFIG_NAME, revision=revision), str)
+    try:
+        return isinstance(try_to_load_from_cache(name, CONFIG_NAME, revision=revision), str)
+    except HFValidationError:  # no name of a repository
+        return False
