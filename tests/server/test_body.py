@@ -6,8 +6,9 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,13 +17,16 @@ from fastapi import Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loramux.sampling_params import SamplingParams
 from loramux.server.completions.request import parse_completion
+from loramux.server.generation.outputs_stream import PromptOutput
+from loramux.server.generation.streaming import _events
 from loramux.server.http import json_structure
 from loramux.server.http.body import LARGE_BODY_BYTES, MAX_PARTS, read_json
 from loramux.server.http.errors import ApiError
 from loramux.server.http.events import as_json
 from loramux.server.http.json_structure import num_parts
-from loramux.server.http.large_json import PiecesResponse, json_with_list
+from loramux.server.http.large_json import PIECE_CHARS, PiecesResponse, json_with_list
 from tests.server.conftest import FolderResolver, state_around
 from tests.server.fake_engine import FakeEngine
 from tests.server.running_server import running
@@ -148,6 +152,40 @@ def test_others_go_on_while_a_large_answer_is_sent() -> None:
     assert b"".join(message.get("body", b"") for message in bodies) == b"[1,2,3]"
     assert [message.get("more_body", False) for message in bodies] == [True] * 4 + [False]
     assert set(told) >= {2, 3, 4}
+
+
+def test_others_go_on_while_a_large_event_is_sent() -> None:
+    """Also to a client that takes everything at once, so that nothing is waited for."""
+    sent, told = [], []
+
+    class Answer:
+        def event_parts(self, item: PromptOutput) -> Iterator[str]:
+            yield from ["x" * PIECE_CHARS] * 4
+
+        def last_events(self) -> str:
+            return ""
+
+    async def other() -> None:
+        while True:
+            told.append(len(sent))
+            await asyncio.sleep(0)
+
+    async def rest() -> AsyncIterator[PromptOutput]:
+        for _ in ():
+            yield
+
+    async def answer() -> None:
+        task = asyncio.create_task(other())
+        stream = SimpleNamespace(first=object(), rest=rest())
+        generation = SimpleNamespace(params=[SamplingParams(prompt_logprobs=1)])
+        watch = SimpleNamespace(saw=lambda item: None)
+        async for piece in _events(stream, Answer(), generation, request_with(b""), watch):
+            sent.append(piece)
+        task.cancel()
+
+    asyncio.run(answer())
+    assert len(sent) == 5
+    assert set(told) >= {1, 2, 3}
 
 
 LARGE = {

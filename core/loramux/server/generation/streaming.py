@@ -124,13 +124,14 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     takes_long = any(map(_scores_prompt, generation.params))
     try:
-        watch.saw(stream.first)
-        for piece in await _said(answer, stream.first, takes_long=takes_long):
-            yield piece
-        async for item in stream.rest:
+        item: PromptOutput | None = stream.first
+        while item is not None:
             watch.saw(item)
             for piece in await _said(answer, item, takes_long=takes_long):
                 yield piece
+                if takes_long:  # and the client takes it all at once, which waits for nobody
+                    await asyncio.sleep(0)
+            item = await anext(stream.rest, None)
         if said := answer.last_events():
             yield said.encode()
     except LoramuxError as error:
