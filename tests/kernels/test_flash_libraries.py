@@ -173,6 +173,7 @@ class Asked:
 
     key_dim: int = 128
     value_dim: int = 128
+    group: int = 1
     dtype: torch.dtype = torch.bfloat16
     block_size: int = 256
     device: str = "cuda:0"
@@ -194,7 +195,7 @@ class Asked:
         limits = gpu.GPU(self.capability, 100 << 10, programmatic_launch=False)
         monkeypatch.setattr(gpu, "_read", lambda device: limits)
         args = EngineArgs(model="m", attention_backend=name, block_size=self.block_size)
-        shapes = {0: KVShape(2, self.key_dim, self.value_dim)}
+        shapes = {0: KVShape(2, self.key_dim, self.value_dim, self.group)}
         device = torch.device(self.device)
         loaded = SimpleNamespace(kv_shapes=shapes, device=device, dtype=self.dtype)
         return choose_attention(args, loaded)
@@ -206,7 +207,15 @@ def test_a_library_that_is_installed_serves_by_name(monkeypatch):
     assert type(Asked().choose(monkeypatch, "auto")) is TritonAttention
 
 
-@pytest.mark.parametrize("asked", [Asked(capability=(7, 5)), Asked(key_dim=8), Asked(device="cpu")])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Asked(capability=(7, 5)),
+        Asked(key_dim=8),
+        Asked(device="cpu"),
+        Asked(key_dim=64, value_dim=64, group=71, dtype=torch.float32),  # Falcon 7B
+    ],
+)
 def test_what_triton_cannot_serve_torch_does_unless_it_is_asked_for_by_name(monkeypatch, asked):
     assert type(asked.choose(monkeypatch, "auto")) is TorchAttention
 
@@ -235,7 +244,8 @@ REFUSALS = {
     "old GPU": ("flash_attn", Asked(capability=(7, 5)), "compute capability is 7.5, less than 8.0"),
     "old GPU, Triton": ("triton", Asked(capability=(7, 5)), "compute capability is 7.5"),
     "narrow": ("triton", Asked(key_dim=8, value_dim=8), "heads of 8 values are narrower than 16"),
-    "far too wide": ("triton", Asked(key_dim=4096), "heads of 4096 values do not fit"),
+    "far too wide": ("triton", Asked(key_dim=4096), "heads of 4096 values, 1 to a KV head, do"),
+    "too many": ("triton", Asked(group=65, dtype=torch.float32), "128 values, 65 to a KV head, do"),
 }
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from loramux import LLM, EngineArgs, LoRARequest, SamplingParams
 from loramux.errors import InvalidRequestError
+from loramux.models.attention import ATTENTION_NAME, KVShape, probe_kv_shapes
 from loramux.models.length import max_model_len
 from tests.models.families import FAMILIES
 
@@ -93,6 +94,13 @@ def test_greedy_tokens_equal_transformers(family: str, tmp_path: Path) -> None:
     completions = [output.outputs[0].token_ids for output in outputs]
     assert completions[: len(tokens)] == expected_base
     assert completions[len(tokens) :] == expected_adapted
+
+
+def test_heads_are_those_that_layers_attend_with() -> None:
+    config = FAMILIES["llama"]()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME)
+    expected = KVShape(num_heads=2, key_dim=8, value_dim=8, group=2)
+    assert probe_kv_shapes(model) == dict.fromkeys(range(3), expected)
 
 
 @pytest.mark.parametrize("rope_type", ["longrope", "dynamic"])

@@ -39,6 +39,8 @@ class KVShape:
     num_heads: int
     key_dim: int
     value_dim: int
+    group: int = 1
+    """Query heads to each of the heads."""
 
 
 class BidirectionalError(Exception):
@@ -56,7 +58,8 @@ class KVShapeProbe:
     ) -> Tensor:
         if not getattr(module, "is_causal", True):
             raise BidirectionalError
-        self.shapes[layer] = KVShape(key.shape[1], key.shape[3], value.shape[3])
+        num_heads, group = key.shape[1], query.shape[1] // key.shape[1]
+        self.shapes[layer] = KVShape(num_heads, key.shape[3], value.shape[3], group)
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
 
 

@@ -63,9 +63,9 @@ def _unserved_heads(loaded: LoadedModel) -> str | None:
     """Why Triton's attention cannot serve some layer, as a clause; None where it can."""
     gpu = gpu_of(loaded.device)
     for shape in loaded.kv_shapes.values():
-        dims = shape.key_dim, shape.value_dim
+        dims, group = (shape.key_dim, shape.value_dim), shape.group
         if min(dims) < MIN_TRITON_DIM:
             return f"heads of {min(dims)} values are narrower than {MIN_TRITON_DIM}"
-        if attention_tiles(gpu, max(dims), loaded.dtype.itemsize, group=1) is None:
-            return f"heads of {max(dims)} values do not fit its shared memory"
+        if attention_tiles(gpu, max(dims), loaded.dtype.itemsize, group) is None:
+            return f"heads of {max(dims)} values, {group} to a KV head, do not fit the GPU"
     return None
