@@ -100,8 +100,7 @@ class EngineArgs:
     attention_backend: str = option(
         "auto",
         "attention over the paged cache; auto is triton on a GPU and torch elsewhere; flashinfer "
-        "and flash_attn are those libraries, where installed, by their documented interfaces and "
-        "not measured yet",
+        "and flash_attn are those libraries, where installed; the latter not run yet",
         choices=("auto", "torch", "triton", "flashinfer", "flash_attn"),
     )
     enforce_eager: bool = option(False, "launch every kernel anew instead of whole CUDA graphs")
@@ -109,6 +108,11 @@ class EngineArgs:
         None,
         "launch a step before the results of the last one are looked at; so on a GPU, unless "
         "told otherwise",
+    )
+    stream_interval: int | None = option(
+        None,
+        "steps whose tokens a stream is sent as one event; 1, or 2 while there are more than 128 "
+        "streams, unless told otherwise",
     )
 
     block_size: int = option(16, "tokens in one block of the KV cache")
@@ -176,7 +180,7 @@ class EngineArgs:
     def _check_ranges(self) -> None:
         for name in (
             "max_model_len", "block_size", "kv_cache_memory_bytes", "num_gpu_blocks_override",
-            "max_num_seqs", "max_num_batched_tokens", "prefill_chunk_size",
+            "max_num_seqs", "max_num_batched_tokens", "prefill_chunk_size", "stream_interval",
             "max_loras", "max_lora_rank", "max_cpu_loras", "lora_memory_bytes",
         ):  # fmt: skip
             value = getattr(self, name)

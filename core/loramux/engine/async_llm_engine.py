@@ -48,7 +48,7 @@ class AsyncLLMEngine:
         self._residency = _residency(parts)
         self._engine = LLMEngine(parts)
         self.pooling = self._engine.pooling
-        self._thread = EngineThread(self._engine)
+        self._thread = EngineThread(self._engine, parts.args.stream_interval)
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs) -> AsyncLLMEngine:

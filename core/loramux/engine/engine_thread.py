@@ -9,6 +9,7 @@ from functools import partial
 
 from loramux.engine.llm_engine import LLMEngine
 from loramux.engine.mailbox import Mailbox, deliver
+from loramux.engine.pacing import Pacing
 from loramux.engine.prepared_request import PreparedRequest, id_in_use
 from loramux.errors import EngineDeadError
 from loramux.logger import get_logger
@@ -23,10 +24,14 @@ class EngineThread:
 
     What callers ask for is queued, and carried out between two steps. Every public method may be
     called on any event loop, with a mailbox on the one that it was opened on.
+
+    Args:
+        stream_interval: as ``Pacing`` says.
     """
 
-    def __init__(self, engine: LLMEngine) -> None:
+    def __init__(self, engine: LLMEngine, stream_interval: int | None = None) -> None:
         self._engine = engine
+        self._pacing = Pacing(stream_interval)
         self._commands: deque[Callable[[], object]] = deque()
         self._mailboxes: dict[str, Mailbox] = {}
         """Of callers who are here, by request id; changed on their event loops."""
@@ -103,6 +108,7 @@ class EngineThread:
             log.exception("the engine has ended")
             error = EngineDeadError(f"The engine has ended: {fatal!r}")
         self._error = error
+        deliver(self._pacing.take_all())
         deliver((mailbox, error) for mailbox in list(self._mailboxes.values()))
 
     def _turn(self) -> None:
@@ -135,11 +141,13 @@ class EngineThread:
         """Free the request of a caller who has gone, unless the id is another's by now."""
         if self._serving.get(request_id) is mailbox:
             del self._serving[request_id]
+            self._pacing.forget(mailbox)
             self._engine.abort_request(request_id)
 
     def _hand_out(self, outputs: list[RequestOutput]) -> None:
         posts = [(self._serving[output.request_id], output) for output in outputs]
+        due = self._pacing.due(posts, len(self._serving))
         for output in outputs:
             if output.finished:
                 del self._serving[output.request_id]
-        deliver(posts)
+        deliver(due)

@@ -33,7 +33,9 @@ class Mailbox:
         self.loop = asyncio.get_running_loop()
         self.is_aborted = False
         """The request was aborted before it reached the engine."""
-        self._joins_deltas = joins_deltas
+        self.has_begun = False
+        """The caller was given something, and may wait for more; kept by ``Pacing``."""
+        self.joins_deltas = joins_deltas
         self._outcomes: deque[Outcome] = deque()
         self._arrival: asyncio.Future[None] | None = None
         """What the caller waits for, while it does."""
@@ -65,7 +67,7 @@ class Mailbox:
 
     def _joins(self, last: Outcome, outcome: Outcome) -> bool:
         """Whether an outcome has become part of the one that waits; errors come alone."""
-        if not self._joins_deltas or isinstance(last, Exception) or isinstance(outcome, Exception):
+        if not self.joins_deltas or isinstance(last, Exception) or isinstance(outcome, Exception):
             return False
         if outcome.error is not None:
             return False
