@@ -15,6 +15,7 @@ from fsspec.spec import AbstractFileSystem
 from loramux.errors import AdapterRefusedError
 from loramux.lora.checkpoint.real_file import real_file
 from loramux.lora.checkpoint.regular_file import open_regular
+from loramux.lora.links import is_below
 from loramux_resolvers.store_failure import (
     StoreFailure,
     changed,
@@ -167,7 +168,7 @@ class LocalStore(FsspecStore):
         """See ``ObjectStore.stat``."""
         fence = await asyncio.to_thread(os.path.realpath, self._fence)
         real = await asyncio.to_thread(os.path.realpath, path)
-        if os.path.commonpath((fence, real)) != fence:
+        if not is_below(fence, real):
             return None
         return await super().stat(path)
 

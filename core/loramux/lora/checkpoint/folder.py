@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loramux.lora.checkpoint.peft_config import CONFIG_NAME
+from loramux.lora.links import is_below
 
 
 def find_checkpoints(root: Path) -> Iterator[Path]:
@@ -25,12 +26,9 @@ def find_checkpoints(root: Path) -> Iterator[Path]:
             yield Path(directory)
         for folder in folders:
             path = Path(directory, folder)
-            if path.is_symlink() and _is_inside(path, fence) and (path / CONFIG_NAME).is_file():
+            stays = path.is_symlink() and is_below(fence, os.path.realpath(path))
+            if stays and (path / CONFIG_NAME).is_file():
                 yield path
-
-
-def _is_inside(path: Path, fence: str) -> bool:
-    return os.path.commonpath((fence, os.path.realpath(path))) == fence
 
 
 def _raise(error: OSError) -> None:

@@ -63,13 +63,13 @@ class Quotas:
             raise _too_much(f"This key may send {bucket.rate:g} requests a second", ceil(wait))
 
     def count_sequences(self, caller: Caller, sequences: int) -> None:
-        """All that a request asks for, the one included as which it was counted.
+        """Count all sequences of a request, which was let in as one.
 
         They may be more than there are left: until that is made up for, no request is let in.
 
         Raises:
-            ApiError: 429, with the seconds to wait, if they are several and it is not made up yet
-                for those of another request.
+            ApiError: 429, with the seconds to wait, if there are several and those of another
+                request are not made up for yet.
         """
         bucket = self._bucket(caller)
         if bucket is not None and sequences > 1 and (wait := bucket.owe(sequences - 1)):
