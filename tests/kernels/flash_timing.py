@@ -12,8 +12,8 @@ from torch import Tensor
 from loramux.engine.running.attention import AttentionBackend, PaddedBatch, TritonAttention
 from loramux.engine.running.library_attention import FlashAttention, FlashInferAttention
 from loramux.models.attention import Attend
-from loramux_kernels.flash_attention import FlashAttention2, FlashAttention3
-from loramux_kernels.flashinfer_attention import FlashInfer
+from loramux_kernels.attention_libraries.flash_attention import FlashAttention2, FlashAttention3
+from loramux_kernels.attention_libraries.flashinfer import FlashInfer
 from loramux_kernels.paged_attention import AttentionOptions, LayerCache
 from tests.kernels.attention_cases import Case
 from tests.kernels.attention_timing import (

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from loramux.engine.running.attention import AttentionBackend, PaddedBatch
-from loramux_kernels.attention_library import AttentionLibraryError
+from loramux_kernels.attention_libraries.library import AttentionLibraryError
 from loramux_kernels.paged_attention import AttentionOptions, LayerCache
 from tests.kernels.attention_cases import Batch, Case, plain_attention, relative_error
 from tests.kernels.flash_cases import GARBAGE, layout_of, stored_batch

@@ -18,9 +18,10 @@ from loramux.engine.running.attention_choice import choose_attention
 from loramux.engine.running.library_attention import FlashAttention, FlashInferAttention, _tell
 from loramux.errors import InvalidRequestError
 from loramux.models.attention import KVShape
-from loramux_kernels import attention_library, gpu
-from loramux_kernels.flash_attention import FlashAttention2, FlashAttention3
-from loramux_kernels.flashinfer_attention import FlashInfer
+from loramux_kernels import gpu
+from loramux_kernels.attention_libraries import library
+from loramux_kernels.attention_libraries.flash_attention import FlashAttention2, FlashAttention3
+from loramux_kernels.attention_libraries.flashinfer import FlashInfer
 from loramux_kernels.paged_attention import AttentionOptions
 from tests.kernels import fake_flashinfer
 from tests.kernels.attention_cases import Case
@@ -190,7 +191,7 @@ class Asked:
             return versions[distribution]
 
         importlib = SimpleNamespace(import_module=lambda module: self.importing())
-        monkeypatch.setattr(attention_library, "importlib", importlib)
+        monkeypatch.setattr(library, "importlib", importlib)
         monkeypatch.setattr(metadata, "version", version)
         limits = gpu.GPU(self.capability, 100 << 10, programmatic_launch=False)
         monkeypatch.setattr(gpu, "_read", lambda device: limits)

@@ -15,9 +15,13 @@ from loramux.errors import InvalidRequestError
 from loramux.logger import get_logger
 from loramux.models.attention import Attend
 from loramux.models.loader import LoadedModel
-from loramux_kernels import flash_attention
-from loramux_kernels.attention_library import AttentionLibraryError, CacheShape, unserved_layer
-from loramux_kernels.flashinfer_attention import FlashInfer, HostBatch
+from loramux_kernels.attention_libraries import flash_attention
+from loramux_kernels.attention_libraries.flashinfer import FlashInfer, HostBatch
+from loramux_kernels.attention_libraries.library import (
+    AttentionLibraryError,
+    CacheShape,
+    unserved_layer,
+)
 from loramux_kernels.gpu import gpu_of
 from loramux_kernels.paged_attention import AttentionOptions, LayerCache
 
@@ -39,7 +43,7 @@ SomeLibrary = TypeVar("SomeLibrary", bound=Library)
 
 
 class FlashAttention(TritonAttention):
-    """FlashAttention 2 or 3, in steps of all kinds; see ``loramux_kernels.flash_attention``."""
+    """FlashAttention 2 or 3, in steps of all kinds; see its module of ``attention_libraries``."""
 
     # Its documentation does not say that what is masked may be NaN.
     reads_stale_keys = True
@@ -71,7 +75,7 @@ class FlashAttention(TritonAttention):
 
 
 class FlashInferAttention(TritonAttention):
-    """FlashInfer, in steps that no CUDA graph holds; see ``loramux_kernels.flashinfer_attention``.
+    """FlashInfer, in steps that no CUDA graph holds; see its module of ``attention_libraries``.
 
     Captured steps are Triton's.
     """

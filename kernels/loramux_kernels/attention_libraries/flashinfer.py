@@ -19,7 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loramux_kernels.attention_library import Attend, CacheShape, Requirement, unserved_cache
+from loramux_kernels.attention_libraries.library import (
+    Attend,
+    CacheShape,
+    Requirement,
+    unserved_cache,
+)
 from loramux_kernels.paged_attention import AttentionOptions, LayerCache
 
 HEAD_DIMS = (64, 128, 256)

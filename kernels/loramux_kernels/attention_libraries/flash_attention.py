@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loramux_kernels.attention_library import (
+from loramux_kernels.attention_libraries.library import (
     Attend,
     AttentionLibraryError,
     CacheShape,

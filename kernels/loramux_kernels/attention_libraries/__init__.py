@@ -1,0 +1,1 @@
+"""Attention by libraries outside this package, where they are installed."""
