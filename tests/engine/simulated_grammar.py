@@ -14,12 +14,16 @@ class SimulatedGrammar:
     Args:
         delay: how often it is asked in vain whether the mask after a token is known.
         breaks_after: tokens after which it cannot go on; None for never.
+        overdue_after: how often it is asked whether it broke before it says that a mask is overdue.
     """
 
     ending_token_ids = frozenset([ENDING])
 
-    def __init__(self, delay: int = 0, breaks_after: int | None = None) -> None:
+    def __init__(
+        self, delay: int = 0, breaks_after: int | None = None, overdue_after: int = 1000
+    ) -> None:
         self._delay = delay
+        self._questions_until_overdue = overdue_after
         self._breaks_after = breaks_after
         self._token_ids: list[int] = []
         self._questions_left = 0
@@ -37,7 +41,10 @@ class SimulatedGrammar:
         return False
 
     def error(self) -> Exception | None:
-        is_broken = not self._questions_left and len(self._token_ids) == self._breaks_after
+        if self._questions_left:
+            self._questions_until_overdue -= 1
+            return None if self._questions_until_overdue > 0 else RuntimeError("overdue")
+        is_broken = len(self._token_ids) == self._breaks_after
         return RuntimeError("broken") if is_broken else None
 
     def check_mask_of(self, token_ids: Sequence[int]) -> None:

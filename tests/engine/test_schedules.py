@@ -127,6 +127,23 @@ def test_who_does_not_know_what_may_come_next_is_left_out_and_comes_again():
     simulation.check_all_right()
 
 
+def test_a_preempted_sequence_whose_mask_is_late_holds_up_nobody_and_is_ended_when_it_is_overdue():
+    simulation = Simulation.make(5, async_scheduling=True)
+    simulation.add([0, 1, 0, 1], None, 6)
+    late = simulation.add([0, 1, 1], None, 6, SimulatedGrammar(delay=10**6, overdue_after=40))
+    for _ in range(4):
+        simulation.step()
+    assert simulation.sequences[late].is_suspended
+    newcomer = simulation.add([1], None, 3)
+    for _ in range(20):
+        simulation.step()
+    assert simulation.endings.get(newcomer) == "length"
+    assert late not in simulation.endings
+    simulation.drain()
+    assert simulation.endings[late] == "error"
+    simulation.check_all_right()
+
+
 def test_tokens_that_never_come_end_the_sequences_that_sampled_them():
     simulation = Simulation.make(40, async_scheduling=True)
     simulation.core.runner.failing_steps = {2}

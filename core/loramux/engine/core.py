@@ -19,7 +19,7 @@ from loramux.engine.running.pooled_step import PooledStep
 from loramux.engine.scheduling.kv_cache import KVCacheManager
 from loramux.engine.scheduling.scheduler import Chunk, Scheduler
 from loramux.engine.scheduling.sequence import Sequence
-from loramux.engine.structured.settling import settle_grammars
+from loramux.engine.structured.settling import broken_grammars, settle_grammars
 from loramux.errors import AdapterRefusedError, EngineDeadError, LoramuxError
 from loramux.logger import get_logger
 from loramux.lora.device.admission import AdapterAdmission
@@ -96,8 +96,9 @@ class EngineCore:
             EngineDeadError: the device is broken; no further step can succeed.
         """
         outputs = self._settle(self.scheduler.running)
+        outputs += self._fail_all(broken_grammars(self.scheduler.waiting.suspended()))
         chunks = self.scheduler.schedule()
-        outputs += [self._fail(s, error) for s, error in self.scheduler.take_unplaceable()]
+        outputs += self._fail_all(self.scheduler.take_unplaceable())
         forward = self._launch_forward(chunks, outputs) if chunks else None
         if any(chunk.samples and chunk.sequence.awaits_token_in_flight for chunk in chunks):
             outputs += self._collect()
@@ -127,7 +128,7 @@ class EngineCore:
 
     def _settle(self, sequences: Iterable[Sequence]) -> list[CoreOutput]:
         """Let grammars catch up with the tokens; sequences that cannot go on end."""
-        return [self._fail(sequence, error) for sequence, error in settle_grammars(sequences)]
+        return self._fail_all(settle_grammars(sequences))
 
     def _launch_forward(
         self, chunks: list[Chunk], outputs: list[CoreOutput]
@@ -218,6 +219,9 @@ class EngineCore:
             self._remove(sequence)
         elif sequence.grammar is not None:
             sequence.grammar.advance(result.token_id)
+
+    def _fail_all(self, broken: Iterable[tuple[Sequence, Exception]]) -> list[CoreOutput]:
+        return [self._fail(sequence, error) for sequence, error in broken]
 
     def _fail(self, sequence: Sequence, error: Exception) -> CoreOutput:
         self._remove(sequence)

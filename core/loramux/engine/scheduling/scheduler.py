@@ -239,8 +239,6 @@ class Scheduler:
         return num_tokens
 
     def _may_run(self, sequence: Sequence) -> bool:
-        if sequence.awaits_mask:
-            return False
         if self.admission is None:
             return True
         if sequence.is_suspended:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
 
 from loramux.engine.scheduling.sequence import Sequence
 from loramux.lora.adapter import Adapter
@@ -11,6 +12,9 @@ from loramux.lora.adapter import Adapter
 
 class WaitingQueue:
     """First come, first served within an adapter; across adapters the scheduler chooses.
+
+    Whoever was preempted stands before those who have not run yet, and is passed over for as long
+    as it awaits the mask of its next token.
 
     Looking for the next sequence costs the number of adapters that wait, not of sequences: a
     crowd that waits for one adapter does not slow the others down.
@@ -43,12 +47,17 @@ class WaitingQueue:
 
     def heads(self) -> list[Sequence]:
         """The first sequence of every line, oldest first."""
-        return sorted((line[0] for line in self._lines.values()), key=lambda s: s.arrival_time)
+        firsts = filter(None, map(_first, self._lines.values()))
+        return sorted(firsts, key=lambda s: s.arrival_time)
 
     def next_in_line(self, sequence: Sequence) -> Sequence | None:
         """Who is first in this sequence's line now."""
-        line = self._lines.get(_line(sequence))
-        return line[0] if line else None
+        return _first(self._lines.get(_line(sequence), ()))
+
+    def suspended(self) -> Iterator[Sequence]:
+        """Those that were preempted."""
+        for line in self._lines.values():
+            yield from takewhile(lambda sequence: sequence.is_suspended, line)
 
     def adapters(self) -> Iterator[tuple[Adapter, float]]:
         """Adapters waited for, with the arrival of the first who waits, oldest first."""
@@ -67,6 +76,10 @@ class WaitingQueue:
 
     def __bool__(self) -> bool:
         return bool(self._lines)
+
+
+def _first(line: Iterable[Sequence]) -> Sequence | None:
+    return next((sequence for sequence in line if not sequence.awaits_mask), None)
 
 
 def _line(sequence: Sequence) -> str | None:

@@ -14,12 +14,17 @@ SETTLE_SECONDS = 0.01
 def settle_grammars(running: Iterable[Sequence]) -> list[tuple[Sequence, Exception]]:
     """Give masks a moment to arrive; returns the sequences that cannot go on, with the reason."""
     deadline = time.monotonic() + SETTLE_SECONDS
-    broken = []
-    for sequence in running:
-        grammar = sequence.grammar
-        if grammar is None:
-            continue
-        grammar.is_ready(max(0.0, deadline - time.monotonic()))
-        if (error := grammar.error()) is not None:
-            broken.append((sequence, error))
-    return broken
+    settled = list(running)
+    for sequence in settled:
+        if sequence.grammar is not None:
+            sequence.grammar.is_ready(max(0.0, deadline - time.monotonic()))
+    return broken_grammars(settled)
+
+
+def broken_grammars(sequences: Iterable[Sequence]) -> list[tuple[Sequence, Exception]]:
+    """The sequences that cannot go on, with the reason; nothing is waited for."""
+    return [
+        (sequence, error)
+        for sequence in sequences
+        if sequence.grammar is not None and (error := sequence.grammar.error()) is not None
+    ]
