@@ -107,15 +107,17 @@ def test_what_cannot_be_placed_is_not_pinned(engine, world, tmp_path, monkeypatc
     async def run() -> None:
         with pytest.raises(AdapterNotFoundError):
             await engine.pin_lora(absent)
+        wide = world.lora("wide")
+        adapter = await engine._load(wide)
         monkeypatch.setenv("LORAMUX_LORA_RESOLVE_TIMEOUT", "0.3")
         monkeypatch.setattr(engine._lora.pool.store, "reserve", lambda resident: False)
-        pins = [engine.pin_lora(world.lora("wide")) for _ in range(1200)]
+        pins = [engine._residency.pin(wide, adapter) for _ in range(1200)]
         for error in await asyncio.gather(*pins, return_exceptions=True):
             assert isinstance(error, AdapterUnavailableError)
             assert "no room" in str(error)
         assert not engine.unpin_lora("wide")
         monkeypatch.undo()
-        await engine.pin_lora(world.lora("wide"))
+        await engine.pin_lora(wide)
 
     asyncio.run(run())
 
