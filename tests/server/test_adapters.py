@@ -191,6 +191,8 @@ def test_refusals_in_vllms_words(server: RunningServer, checkpoint: Path, tmp_pa
     for name, path, status, kind, message in (
         ("", "x", 400, "InvalidUserInput", "Both 'lora_name' and 'lora_path' must be provided."),
         ("x", "", 400, "InvalidUserInput", "Both 'lora_name' and 'lora_path' must be provided."),
+        ("n" * 513, str(checkpoint), 400, "InvalidUserInput",
+         "A name has at most 512 characters, and this one 513; shorten 'lora_name'."),
         ("base", tmp_path, 400, "InvalidUserInput",
          "The lora adapter 'base' conflicts with a served base model."),
         ("taken", tmp_path, 400, "InvalidUserInput",

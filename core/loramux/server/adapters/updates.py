@@ -21,6 +21,7 @@ from loramux.errors import (
 )
 from loramux.lora.resolve.catalog import AdapterModule
 from loramux.lora.resolve.path_checks import PathChecks
+from loramux.lora.resolve.registry import MAX_NAME_LENGTH
 from loramux.server.access.caller import access_of
 from loramux.server.access.roles import require_admin
 from loramux.server.adapters.allowed_paths import PathNotAllowedError
@@ -37,8 +38,11 @@ router = APIRouter(dependencies=[Depends(require_admin)])
 _paths = PathChecks(threads=2)
 
 
-_Name = Annotated[str, within(minLength=1)]
+_Text = Annotated[str, within(minLength=1)]
 """The routes say themselves, in vLLM's words, that it is missing."""
+
+_NewName = Annotated[str, within(minLength=1, maxLength=MAX_NAME_LENGTH)]
+"""Told wherever adapters are listed, so no longer than those that resolvers are asked for."""
 
 
 class LoadAdapterRequest(BaseModel):
@@ -48,8 +52,8 @@ class LoadAdapterRequest(BaseModel):
         extra="ignore", json_schema_extra={"required": ["lora_name", "lora_path"]}
     )
 
-    lora_name: _Name = ""
-    lora_path: _Name = ""
+    lora_name: _NewName = ""
+    lora_path: _Text = ""
     load_inplace: bool = False
     is_3d_lora_weight: bool = False
 
@@ -59,7 +63,7 @@ class UnloadAdapterRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", json_schema_extra={"required": ["lora_name"]})
 
-    lora_name: _Name = ""
+    lora_name: _Text = ""
     lora_int_id: Integer | None = None
 
 
@@ -74,6 +78,12 @@ async def load_lora_adapter(request: Request, server: Server) -> PlainTextRespon
     name, path = body.lora_name, body.lora_path
     if not name or not path:
         raise _invalid("Both 'lora_name' and 'lora_path' must be provided.")
+    if len(name) > MAX_NAME_LENGTH:
+        raise _invalid(
+            f"A name has at most {MAX_NAME_LENGTH} characters, and this one {len(name)}; shorten "
+            "'lora_name'.",
+            "lora_name",
+        )
     if body.is_3d_lora_weight:
         raise bad_request("'is_3d_lora_weight' is not supported; leave it out.")
     if not server.engine.args.enable_lora:
