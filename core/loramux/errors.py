@@ -5,7 +5,8 @@ LoramuxError
 ├── ModelNotFoundError         no model or adapter of that name (HTTP 404)
 ├── AdapterError
 │   ├── AdapterRefusedError    the adapter cannot be served exactly (HTTP 400)
-│   │   └── AdapterNotFoundError  there is no adapter at the path given (HTTP 404)
+│   │   ├── AdapterNotFoundError  there is no adapter at the path given (HTTP 404)
+│   │   └── AdapterMissingError  files of it are not in its directory (HTTP 400)
 │   └── AdapterUnavailableError  its source could not answer; try again (HTTP 503)
 ├── EngineBusyError            a queue is full; try again (HTTP 429)
 ├── EngineDeadError            the engine loop has ended (HTTP 500)
@@ -62,6 +63,10 @@ class AdapterRefusedError(AdapterError, ValueError):
 
 class AdapterNotFoundError(AdapterRefusedError):
     """There is no adapter where the request says."""
+
+
+class AdapterMissingError(AdapterRefusedError):
+    """The directory it should lie in, or a file in it, is not there."""
 
 
 class AdapterUnavailableError(AdapterError):

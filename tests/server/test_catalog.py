@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from loramux.errors import AdapterRefusedError, InvalidRequestError, ModelNotFoundError
+from loramux.errors import (
+    AdapterMissingError,
+    AdapterRefusedError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.catalog import AdapterCatalog, AdapterModule
 from loramux.lora.resolver import ResolveContext
@@ -31,6 +36,7 @@ class Chain:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str | None]] = []
+        self.forgotten: set[str] = set()
         self.path = "/adapters"
 
     async def resolve(
@@ -38,7 +44,7 @@ class Chain:
     ) -> Answer:
         self.asked.append((base_model_name, lora_name, context and context.caller))
         await asyncio.sleep(0)
-        if lora_name.startswith("no"):
+        if lora_name.startswith("no") or lora_name in self.forgotten:
             raise ModelNotFoundError(lora_name)
         return Answer("chain", LoRARequest(lora_name, 1, f"{self.path}/{lora_name}"))
 
@@ -99,6 +105,54 @@ def test_a_found_name_is_searched_once(catalog: AdapterCatalog, chain: Chain) ->
 
     asyncio.run(scenario())
     assert chain.asked == [("org/base", "sql", None)]
+
+
+class GoingLoader(Loader):
+    """Finds the adapter's files gone, the first few times."""
+
+    def __init__(self, chain: Chain, times: int, moved_to: str | None) -> None:
+        super().__init__()
+        self._chain, self._left, self._moved_to = chain, times, moved_to
+
+    async def __call__(self, request: LoRARequest) -> Loaded:
+        if not self._left:
+            return await super().__call__(request)
+        self._left -= 1
+        if self._moved_to is None:
+            self._chain.forgotten.add(request.name)
+        else:
+            self._chain.path = self._moved_to
+        raise AdapterMissingError.at(request.path, "adapter_config.json is missing")
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize(
+    ("times", "moved_to", "outcome"),
+    [
+        (1, None, ModelNotFoundError),
+        (1, "/elsewhere", "digest of /elsewhere/sql"),
+        (9, "/adapters", AdapterMissingError),
+    ],
+)
+def test_an_adapter_that_goes_while_it_is_loaded_is_asked_for_once_more(
+    chain: Chain, is_known: bool, times: int, moved_to: str | None, outcome: Any
+) -> None:
+    async def scenario() -> str:
+        loader = GoingLoader(chain, 0 if is_known else times, moved_to)
+        catalog = AdapterCatalog("org/base", ["base"], loader, chain, recheck_seconds=0)
+        if is_known:
+            await catalog.find("sql")
+            chain.asked.clear()
+            loader._left = times
+        entry, _ = await catalog.find("sql")
+        return entry.digest
+
+    if isinstance(outcome, str):
+        assert asyncio.run(scenario()) == outcome
+    else:
+        with pytest.raises(outcome):
+            asyncio.run(scenario())
+    assert len(chain.asked) == 2
 
 
 def test_the_table_is_bounded_and_forgets_the_least_recently_used(

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from loramux.errors import AdapterUnavailableError, ModelNotFoundError
+from loramux.errors import AdapterMissingError, AdapterUnavailableError, ModelNotFoundError
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.lora.resolve.failure_log import ResolverFailures
@@ -115,7 +115,10 @@ class AdapterSearch:
         started = time.perf_counter()
         async with self._attempt(name, self._timeout):
             answer = await self._ask(name, caller, may_use)
-            return await self._loaded(name, answer, started)
+            try:
+                return await self._loaded(name, answer, started)
+            except AdapterMissingError:
+                return await self._found_again(name, caller, may_use, started)
 
     async def check(self, known: CatalogEntry, caller: str | None, may_use: MayUse) -> CatalogEntry:
         """What is true of a found name now; ``known`` goes on if nobody can tell.
@@ -132,9 +135,12 @@ class AdapterSearch:
             async with self._attempt(known.name, min(self._timeout, CHECK_SECONDS)):
                 answer = await self._ask(known.name, caller, may_use)
             async with self._attempt(known.name, self._timeout):
-                if not _is_same(answer.lora_request, known.lora_request):
-                    return await self._loaded(known.name, answer, started)
-                digest = (await self._load(known.lora_request)).digest
+                try:
+                    if not _is_same(answer.lora_request, known.lora_request):
+                        return await self._loaded(known.name, answer, started)
+                    digest = (await self._load(known.lora_request)).digest
+                except AdapterMissingError:
+                    return await self._found_again(known.name, caller, may_use, started)
         except AdapterUnavailableError as error:
             return _unconfirmed(known, error)
         return replace(
@@ -170,6 +176,13 @@ class AdapterSearch:
                 f"Adapter {name!r} is linked to one that is not this caller's."
             )
         return answer
+
+    async def _found_again(
+        self, name: str, caller: str | None, may_use: MayUse, started: float
+    ) -> CatalogEntry:
+        """What is true of an adapter that went while it was loaded: it may be elsewhere by now."""
+        answer = await self._ask(name, caller, may_use)
+        return await self._loaded(name, answer, started)
 
     async def _loaded(self, name: str, answer: Resolution, started: float) -> CatalogEntry:
         request = answer.lora_request
