@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,10 +29,18 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         # Or the first request of a process is accompanied by one for a list of coding agents.
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        forget_asked_hub()
         huggingface_hub.close_session()
         yield hub
         # What was left ends with its next request, which must not be during the next test.
         hub.close()
         for thread in downloads_under_way():
             thread.join(60)
+        forget_asked_hub()
         huggingface_hub.close_session()
+
+
+def forget_asked_hub() -> None:
+    """transformers keeps the address of the first Hub it asks; one that is gone takes minutes."""
+    if (asked := sys.modules.get("transformers.utils.hub")) is not None:
+        asked.__dict__["_hf_api"] = None

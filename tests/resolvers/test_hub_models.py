@@ -28,7 +28,6 @@ def answer(model: str | Path, **arguments: str) -> list[int]:
     return list(output.outputs[0].token_ids)
 
 
-# All in one test: transformers keeps the address of the first Hub that it has asked.
 def test_without_the_hub_what_is_cached_is_served_after_one_question(hub, tmp_path, caplog):
     main, old = save_model(tmp_path / "main"), save_model(tmp_path / "old", seed=1)
     for directory in (main, old):
