@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from loramux import LLMEngine, LoRARequest
-from loramux.errors import AdapterNotFoundError, AdapterRefusedError
+from loramux.errors import (
+    AdapterNotFoundError,
+    AdapterRefusedError,
+    AdapterUnavailableError,
+)
 from loramux.lora.fetch.origin import LocalCheckpoint
 from loramux.lora.weights import AdapterWeights
 from tests.engine.world import (
@@ -137,7 +141,8 @@ def test_files_that_vanish_before_the_adapter_is_placed_end_its_requests_only(en
             elif output.finished:
                 finished[output.request_id] = tokens(output)
     assert set(errors) == {"lost", "also lost"}
-    assert all(isinstance(error, AdapterRefusedError) for error in errors.values())
+    assert all(isinstance(error, AdapterUnavailableError) for error in errors.values())
+    assert all("went while it was waited for" in str(error) for error in errors.values())
     assert finished == {
         name: world.greedy(n, PROMPT, 4) for name, n in [("base", None), ("mlp", "mlp")]
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loramux.errors import AdapterRefusedError, AdapterUnavailableError
+from loramux.errors import AdapterMissingError, AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.adapter import Adapter, Tier
 from loramux.lora.fetch import known_adapters
 from loramux.lora.fetch.locate import CHECKPOINT_FILES
@@ -43,7 +43,7 @@ class Reader:
         assert self.gate.wait(TIMEOUT)
         file = source.directory / TENSORS
         if not file.is_file():
-            raise AdapterRefusedError(f"{source.directory}: {TENSORS} is missing.")
+            raise AdapterMissingError(f"{source.directory}: {TENSORS} is missing.")
         content = file.read_bytes()
         rank = 1 + len(content) % 7
         pair = LowRankPair(torch.zeros(rank, 2), torch.zeros(3, rank), 1.0)
@@ -223,12 +223,12 @@ def test_what_has_changed_meanwhile_is_not_taken_for_what_it_was(make, tmp_path)
         materializer.weights(adapter)
 
 
-def test_what_has_gone_meanwhile_is_refused(make, tmp_path):
+def test_of_what_has_gone_meanwhile_it_is_said_that_it_may_come_back(make, tmp_path):
     materializer = make(host_cache_size=1)
     adapter = materializer.load(request(save(tmp_path / "a", "old"), "a")).result(TIMEOUT)
     materializer.load(request(save(tmp_path / "b", "b"), "b")).result(TIMEOUT)
     shutil.rmtree(tmp_path / "a")
-    with pytest.raises(AdapterRefusedError):
+    with pytest.raises(AdapterUnavailableError, match="went while it was waited for"):
         materializer.weights(adapter)
 
 

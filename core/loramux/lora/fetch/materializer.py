@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
-from loramux.errors import AdapterUnavailableError
+from loramux.errors import AdapterMissingError, AdapterUnavailableError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo, Tier
 from loramux.lora.checkpoint.read_threads import read_threads
@@ -99,13 +99,20 @@ class Materializer:
         """Tensors of a known adapter, read again if they have left the host cache. Blocks.
 
         Raises:
-            AdapterRefusedError: its files are gone or broken.
-            AdapterUnavailableError: its files hold another adapter by now, or cannot be read.
+            AdapterRefusedError: its files are broken.
+            AdapterUnavailableError: its files are gone, or hold another adapter by now, or cannot
+                be read.
         """
         weights = self.host_cache.get(adapter.digest)
         if weights is not None:
             return weights
-        weights = self.reads(self._read, adapter.origin, _within(resolve_timeout())).weights
+        try:
+            weights = self.reads(self._read, adapter.origin, _within(resolve_timeout())).weights
+        except AdapterMissingError as error:
+            raise AdapterUnavailableError.at(
+                adapter.origin.place,
+                "the adapter's files went while it was waited for; ask again to see if it is back.",
+            ) from error
         if weights.digest != adapter.digest:
             raise AdapterUnavailableError.at(
                 adapter.origin.place,
