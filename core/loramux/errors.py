@@ -6,7 +6,7 @@ LoramuxError
 ├── AdapterError
 │   ├── AdapterRefusedError    the adapter cannot be served exactly (HTTP 400)
 │   │   ├── AdapterNotFoundError  there is no adapter at the path given (HTTP 404)
-│   │   └── AdapterMissingError  files of it are not in its directory (HTTP 400)
+│   │   └── AdapterFilesMissingError  its directory or a file in it is gone (HTTP 400)
 │   └── AdapterUnavailableError  its source could not answer; try again (HTTP 503)
 ├── EngineBusyError            a queue is full; try again (HTTP 429)
 ├── EngineDeadError            the engine loop has ended (HTTP 500)
@@ -65,7 +65,7 @@ class AdapterNotFoundError(AdapterRefusedError):
     """There is no adapter where the request says."""
 
 
-class AdapterMissingError(AdapterRefusedError):
+class AdapterFilesMissingError(AdapterRefusedError):
     """The directory it should lie in, or a file in it, is not there."""
 
 

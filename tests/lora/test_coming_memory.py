@@ -58,7 +58,7 @@ def filled():
 
 def test_its_pages_are_found_when_it_comes_and_what_is_appended_is_seen(filled):
     with ComingMemory() as memory:
-        memory.come(os.dup(filled.descriptor), filled.num_bytes)
+        memory.map(os.dup(filled.descriptor), filled.num_bytes)
         mapped = memory.content(filled.num_bytes)
         assert resident_pages(mapped.ctypes.data) == (64 if finds_pages_ahead() else 0)
         assert np.array_equal(mapped, filled.content)
@@ -71,7 +71,7 @@ def test_its_pages_are_found_when_it_comes_and_what_is_appended_is_seen(filled):
 def test_its_descriptor_is_closed_and_what_was_mapped_stays(filled):
     descriptor = os.dup(filled.descriptor)
     with ComingMemory() as memory:
-        memory.come(descriptor, filled.num_bytes)
+        memory.map(descriptor, filled.num_bytes)
         mapped = memory.content(filled.num_bytes)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
@@ -80,12 +80,12 @@ def test_its_descriptor_is_closed_and_what_was_mapped_stays(filled):
 
 def test_memory_that_cannot_be_had_is_told(filled):
     with ComingMemory() as memory, pytest.raises(NotReadError, match="too many open files"):
-        memory.come(None, 5)
+        memory.map(None, 5)
     with ComingMemory() as memory, pytest.raises(NotReadError, match="was not named"):
         memory.content(5)
     reading, writing = os.pipe()
     with ComingMemory() as memory, pytest.raises(NotReadError, match="cannot be mapped"):
-        memory.come(reading, 5)
+        memory.map(reading, 5)
     os.close(writing)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loramux.errors import AdapterMissingError, AdapterRefusedError, AdapterUnavailableError
+from loramux.errors import AdapterFilesMissingError, AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.adapter import Adapter, Tier
 from loramux.lora.fetch import known_adapters
 from loramux.lora.fetch.locate import CHECKPOINT_FILES
@@ -43,7 +43,7 @@ class Reader:
         assert self.gate.wait(TIMEOUT)
         file = source.directory / TENSORS
         if not file.is_file():
-            raise AdapterMissingError(f"{source.directory}: {TENSORS} is missing.")
+            raise AdapterFilesMissingError(f"{source.directory}: {TENSORS} is missing.")
         content = file.read_bytes()
         rank = 1 + len(content) % 7
         pair = LowRankPair(torch.zeros(rank, 2), torch.zeros(3, rank), 1.0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loramux.errors import (
-    AdapterMissingError,
+    AdapterFilesMissingError,
     AdapterRefusedError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -122,7 +122,7 @@ class GoingLoader(Loader):
             self._chain.forgotten.add(request.name)
         else:
             self._chain.path = self._moved_to
-        raise AdapterMissingError.at(request.path, "adapter_config.json is missing")
+        raise AdapterFilesMissingError.at(request.path, "adapter_config.json is missing")
 
 
 @pytest.mark.parametrize("is_known", [False, True])
@@ -131,7 +131,7 @@ class GoingLoader(Loader):
     [
         (1, None, ModelNotFoundError),
         (1, "/elsewhere", "digest of /elsewhere/sql"),
-        (9, "/adapters", AdapterMissingError),
+        (9, "/adapters", AdapterFilesMissingError),
     ],
 )
 def test_an_adapter_that_goes_while_it_is_loaded_is_asked_for_once_more(

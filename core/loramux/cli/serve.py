@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from loramux import env
 from loramux.cli import COMMANDS
 from loramux.cli.config_file import add_config_argument
 from loramux.cli.engine_arguments import add_engine_arguments, engine_args_from
@@ -25,11 +26,11 @@ from loramux.cli.serve_watching import (
 from loramux.errors import InvalidRequestError
 from loramux.lora.resolve.catalog import AdapterModule
 
-EXAMPLES = """\
+EXAMPLES = f"""\
 examples:
   loramux serve MODEL --lora-modules sql=/srv/adapters/sql
                                             one adapter, named at the start
-  LORAMUX_LORA_RESOLVER_CACHE_DIR=/srv/adapters loramux serve MODEL --enable-lora
+  {env.ADAPTER_DIRECTORY_VARIABLE}=/srv/adapters loramux serve MODEL --enable-lora
                                             every adapter there, when somebody asks for it
 
 `loramux plugins` lists what else finds adapters, and what each has to be told.

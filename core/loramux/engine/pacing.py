@@ -10,8 +10,8 @@ from loramux.engine.mailbox import Mailbox
 from loramux.outputs import RequestOutput
 
 MANY_STREAMS = 128
-"""With more of them an event for each token keeps an event loop busy for half of each step, and
-the interpreter with it, which the engine's thread needs to launch the next one."""
+"""Half as many as cost too much: an event takes an event loop some 27 us of the interpreter, which
+the engine's thread needs as well. For 256 streams that is 7 ms of a step of 13 on one H200."""
 
 Post = tuple[Mailbox, RequestOutput]
 

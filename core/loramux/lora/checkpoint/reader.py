@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from loramux.errors import AdapterMissingError, AdapterRefusedError, AdapterUnavailableError
+from loramux.errors import AdapterFilesMissingError, AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
 from loramux.lora.checkpoint.layer_names import as_written, parameters_as_written
 from loramux.lora.checkpoint.pairing import BaseParameter, PairPlan, plan_pairs
@@ -126,9 +126,9 @@ def read_config(directory: Path, allowed_directories: Sequence[str] = ()) -> byt
     """The bytes of a checkpoint's configuration, at most ``MAX_CONFIG_BYTES``."""
     file = real_file(directory / CONFIG_NAME, allowed_directories)
     if not directory.is_dir():
-        raise AdapterMissingError("there is no such directory; check the path of the adapter.")
+        raise AdapterFilesMissingError("there is no such directory; check the path of the adapter.")
     if not file.is_file():
-        raise AdapterMissingError(
+        raise AdapterFilesMissingError(
             f"{CONFIG_NAME} is missing; give the directory that PEFT's save_pretrained wrote."
         )
     with open_regular(file, follow_links=not allowed_directories) as stream:
@@ -155,7 +155,7 @@ def open_tensors(
             f"there is only {PICKLE_NAME}, a pickle; convert it to {SAFETENSORS_NAME} by loading "
             "it with PEFT and calling save_pretrained."
         )
-    raise AdapterMissingError(
+    raise AdapterFilesMissingError(
         f"{SAFETENSORS_NAME} is missing; give the directory that PEFT's save_pretrained wrote."
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
-from loramux.errors import AdapterMissingError, AdapterUnavailableError
+from loramux.errors import AdapterFilesMissingError, AdapterUnavailableError
 from loramux.logger import get_logger
 from loramux.lora.adapter import Adapter, AdapterInfo, Tier
 from loramux.lora.checkpoint.read_threads import read_threads
@@ -108,7 +108,7 @@ class Materializer:
             return weights
         try:
             weights = self.reads(self._read, adapter.origin, _within(resolve_timeout())).weights
-        except AdapterMissingError as error:
+        except AdapterFilesMissingError as error:
             raise AdapterUnavailableError.at(
                 adapter.origin.place,
                 "the adapter's files went while it was waited for; ask again to see if it is back.",

@@ -36,7 +36,7 @@ class ComingMemory:
         if self._descriptor is not None:
             os.close(self._descriptor)
 
-    def come(self, descriptor: int | None, num_bytes: int) -> None:
+    def map(self, descriptor: int | None, num_bytes: int) -> None:
         """Map the memory and find its pages; owns the descriptor from now on.
 
         Raises:

@@ -161,7 +161,7 @@ def _answer(child: ChildProcess, request: ReadRequest, memory: ComingMemory) -> 
         with closing(child.ask(request)) as said:
             answer, descriptor = next(said)
             if isinstance(answer, ReadMemory):
-                memory.come(descriptor, answer.num_bytes)
+                memory.map(descriptor, answer.num_bytes)
                 answer, _ = next(said)
     except (EOFError, OSError) as error:
         raise NotReadError(f"the reading process gives no answer ({error!r})") from error

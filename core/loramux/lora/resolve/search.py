@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from loramux.errors import AdapterMissingError, AdapterUnavailableError, ModelNotFoundError
+from loramux.errors import AdapterFilesMissingError, AdapterUnavailableError, ModelNotFoundError
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.catalog_entry import CatalogEntry
 from loramux.lora.resolve.failure_log import ResolverFailures
@@ -117,7 +117,7 @@ class AdapterSearch:
             answer = await self._ask(name, caller, may_use)
             try:
                 return await self._loaded(name, answer, started)
-            except AdapterMissingError:
+            except AdapterFilesMissingError:
                 return await self._found_again(name, caller, may_use, started)
 
     async def check(self, known: CatalogEntry, caller: str | None, may_use: MayUse) -> CatalogEntry:
@@ -139,7 +139,7 @@ class AdapterSearch:
                     if not _is_same(answer.lora_request, known.lora_request):
                         return await self._loaded(known.name, answer, started)
                     digest = (await self._load(known.lora_request)).digest
-                except AdapterMissingError:
+                except AdapterFilesMissingError:
                     return await self._found_again(known.name, caller, may_use, started)
         except AdapterUnavailableError as error:
             return _unconfirmed(known, error)
