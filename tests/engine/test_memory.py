@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from loramux.engine.args import EngineArgs
 from loramux.engine.running import kv_budget, largest_step
 from loramux.engine.running.forward.transformers import TransformersForward
 from loramux.errors import InvalidRequestError
@@ -93,3 +94,18 @@ def test_the_largest_step_can_be_run_before_there_is_a_cache(world, monkeypatch,
     engine.shutdown()
     assert num_rows == [engine.args.max_num_seqs + 11], "prompts that are scored as well"
     assert tokens(output) == world.greedy(None, PROMPTS[6], NUM_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("max_model_len", "num_sequences", "lengths"),
+    [(100, 4, [37, 1, 1, 1]), (16, 4, [16, 16, 7, 1]), (16, 2, [16, 16]), (50, 1, [40])],
+)
+def test_the_largest_step_has_as_many_tokens_as_any_step_may(
+    max_model_len, num_sequences, lengths, monkeypatch
+):
+    """In prompts that may be short: kernels of long steps are named by taking this one."""
+    monkeypatch.setattr(largest_step, "MAX_SCORED_POSITIONS", 20)
+    args = EngineArgs(model="m", max_num_seqs=num_sequences, max_num_batched_tokens=40)
+    chunks = largest_step.largest_step(args, max_model_len)
+    assert [chunk.num_tokens for chunk in chunks] == lengths
+    assert sum(len(chunk.scored) for chunk in chunks) == min(20, sum(lengths) - len(lengths))
