@@ -1,6 +1,7 @@
 """A first and a second start of the engine on a GPU, and a server's: where the seconds go.
 
-    PYTHONPATH=core:kernels:plugins:resolvers:. python -m tests.kernels.gpu_start [--weights]
+    PYTHONPATH=core:kernels:plugins:resolvers:. python -m tests.kernels.gpu_start [--weights] \
+        [--max-model-len 640]
 
 Each start is a process of its own; all share a new cache of Triton's, so that only the first one
 compiles. Seconds are from the process's first line to an engine that answers, or to a server that
@@ -18,9 +19,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loramux import LLM
 
 PLACED_IN_THE_BACKGROUND = {"_place"}
 """Compiled on a thread of the staging area beside everything else."""
@@ -47,12 +52,12 @@ def phases_in(line: str) -> dict[str, float]:
     return {name: float(seconds) for name, seconds in PHASE.findall(line)}
 
 
-def start(model: str, load_format: str) -> dict[str, object]:
-    """Start an engine here and generate once."""
+def start(model: Path, load_format: str, max_model_len: int | None) -> dict[str, object]:
+    """Start an engine here and generate: alone, and in steps as long as they get."""
     began = time.perf_counter()
     from triton import knobs
 
-    from loramux import LLM, SamplingParams
+    from loramux import LLM
 
     imported = time.perf_counter()
     compiled: list[str] = []
@@ -63,18 +68,34 @@ def start(model: str, load_format: str) -> dict[str, object]:
 
     knobs.compilation.listener = note
     phases = Phases()
-    llm = LLM(model, load_format=load_format, enable_lora=True)
+    lora = {"enable_lora": True, "max_loras": 2}
+    llm = LLM(str(model), load_format=load_format, max_model_len=max_model_len, **lora)
     ready = time.perf_counter()
     compiled_by_ready = list(compiled)
-    prompt = {"prompt_token_ids": list(range(5, 1000))}
-    llm.generate([prompt], SamplingParams(max_tokens=4), use_tqdm=False)
+    generate(llm, [None])
+    first_tokens = time.perf_counter()
+    generate(llm, [None, *adapters_beside(model)] * 10)
     return {
         "phases": {"PyTorch imported": imported - began, **phases.seconds},
         "engine": ready - began,
-        "first tokens": time.perf_counter() - ready,
+        "first tokens": first_tokens - ready,
         "compiled_here": compiled_by_ready,
         "compiled_later": compiled[len(compiled_by_ready) :],
     }
+
+
+def generate(llm: LLM, adapters: Sequence[Path | None]) -> None:
+    """A prompt for each adapter, None for the base model."""
+    from loramux import SamplingParams
+    from loramux.lora.request import LoRARequest
+
+    prompts = [{"prompt_token_ids": list(range(5 + n, 505 + n))} for n in range(len(adapters))]
+    requests = [path and LoRARequest(path.name, 1, str(path)) for path in adapters]
+    llm.generate(prompts, SamplingParams(max_tokens=4), lora_request=requests, use_tqdm=False)
+
+
+def adapters_beside(model: Path) -> list[Path]:
+    return sorted((model.parent / "adapters").iterdir())
 
 
 def server_start(model: Path, directory: Path, load_format: str) -> dict[str, float]:
@@ -117,11 +138,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="llama-3.1-8b")
     parser.add_argument("--weights", action="store_true", help="write them, and so read them")
+    parser.add_argument("--max-model-len", type=int, help="with a short one, steps still get long")
     parser.add_argument("--start", nargs=2, metavar="WORD", help="used by the script itself")
     arguments = parser.parse_args()
     if arguments.start:
-        print(json.dumps(start(*arguments.start)))
+        model, load_format = arguments.start
+        print(json.dumps(start(Path(model), load_format, arguments.max_model_len)))
         return
+    from loramux.bench.random_adapter import write_adapters
     from loramux.bench.random_model import SHAPES, write_model
 
     load_format = "auto" if arguments.weights else "dummy"
@@ -129,14 +153,18 @@ def main() -> None:
         directory = Path(name)
         shape = SHAPES[arguments.shape]
         model = write_model(directory / "model", shape, weights=arguments.weights)
+        write_adapters(directory / "adapters", shape, [16], 2)
         os.environ["TRITON_CACHE_DIR"] = f"{directory}/triton"
         for which in ("first", "second"):
-            engine_start(which, model, load_format)
-        show("server's start", server_start(model, directory, load_format))
+            engine_start(which, model, load_format, arguments.max_model_len)
+        (directory / "none").mkdir()
+        show("server's start", server_start(model, directory / "none", load_format))
 
 
-def engine_start(which: str, model: Path, load_format: str) -> None:
+def engine_start(which: str, model: Path, load_format: str, max_model_len: int | None) -> None:
     command = [sys.executable, "-m", "tests.kernels.gpu_start", "--start", str(model), load_format]
+    if max_model_len is not None:
+        command += ["--max-model-len", str(max_model_len)]
     began = time.perf_counter()
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     whole = time.perf_counter() - began
