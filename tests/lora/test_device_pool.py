@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -216,9 +217,31 @@ def test_a_failure_nobody_has_been_told_of_is_not_tried_again(store, make_pool):
 def test_a_failure_frees_its_place_and_stops_no_other(store, make_pool):
     pool = make_pool(1)
     store.failures["a"] = MemoryError()
-    place(pool, store, "a", "b")
-    assert pool.resident_digests == {"b"}
+    place(pool, store, "a")
     assert list(pool.take_failures()) == ["a"]
+    place(pool, store, "b")
+    assert pool.resident_digests == {"b"}
+
+
+@pytest.mark.parametrize("stage", ["fetch", "place"])
+def test_a_failure_whose_requests_have_gone_is_told_to_none_that_comes_later(
+    store, make_pool, monkeypatch, stage
+):
+    pool = make_pool(1)
+    error = AdapterRefusedError("the storage was away")
+    if stage == "fetch":
+        store.failures["a"] = error
+        assert pool.prefetch(ADAPTERS["a"])
+        store.threads.submit(int).result(TIMEOUT)  # it has failed by then
+    else:
+        with monkeypatch.context() as broken:
+            broken.setattr(pool.store, "fill", Mock(side_effect=error))
+            placed(pool, store, "a")
+    for _ in range(3):
+        pool.collect()
+    store.failures.clear()
+    assert fetched(pool, store, "a")
+    assert pool.take_failures() == {}
 
 
 def test_a_retired_adapter_leaves_with_the_last_sequence_that_runs_on_it(store, make_pool):
@@ -309,9 +332,10 @@ def test_a_panic_while_placing_is_told_like_any_failure(store, make_pool):
 
     pool = make_pool(2)
     store.failures["a"] = Panic("a library gave up")
-    place(pool, store, "a", "b")
-    assert pool.resident_digests == {"b"}
+    place(pool, store, "a")
     assert "a library gave up" in str(pool.take_failures()["a"])
+    place(pool, store, "b")
+    assert pool.resident_digests == {"b"}
 
 
 def carried_out(pool: DevicePool, store: Store, order: Future[None]) -> None:

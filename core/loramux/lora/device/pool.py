@@ -34,6 +34,12 @@ class ComingAdapter:
     resident: ResidentAdapter | None = None
     is_retired: bool = False
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether its tensors will not come."""
+        weights = self.weights
+        return weights.done() and (weights.cancelled() or weights.exception() is not None)
+
 
 @dataclass
 class DevicePool:
@@ -133,7 +139,10 @@ class DevicePool:
         return {digest: held.references for digest, held in list(self._resident.items())}
 
     def take_failures(self) -> dict[str, Exception]:
-        """Placements that failed since last asked, by digest; the next request may try again."""
+        """Placements that failed since last asked, by digest; the next request may try again.
+
+        A failure is forgotten that nobody has taken when nobody asks for the adapter any more.
+        """
         failures, self._failures = self._failures, {}
         return failures
 
@@ -254,10 +263,15 @@ class DevicePool:
         return False
 
     def _free_unwanted(self) -> None:
-        """Free what was retired on its way and whose requests have gone since."""
+        """Free what was retired on its way, and forget what failed, of requests gone since."""
         for resident in list(self._resident.values()):
             if resident.is_retired and resident.digest not in self._wanted:
                 self._free_if_retired(resident)
+        for digest, coming in list(self._coming.items()):
+            if coming.has_failed and digest not in self._wanted:
+                del self._coming[digest]
+        for digest in self._failures.keys() - self._wanted:
+            del self._failures[digest]
 
     def _free_if_retired(self, resident: ResidentAdapter) -> None:
         if resident.is_retired and not resident.references:
