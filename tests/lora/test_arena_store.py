@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loramux.errors import AdapterRefusedError
+from loramux.errors import AdapterRefusedError, AdapterUnavailableError
 from loramux.lora.adapter import Adapter
 from loramux.lora.device.arena_store import ArenaStore, packed_first
 from loramux.lora.device.pieces import Move, cut, gather, split_runs
@@ -208,6 +208,26 @@ def test_what_is_held_leaves_no_room_and_what_is_too_large_is_told(world):
     assert world.place("b")
     assert world.pool.resident_digests == {"b"}
     world.check()
+
+
+def test_what_pins_leave_no_room_for_is_told_and_keeps_nobody_waiting(world):
+    world.add("pinned", {"q": 256})  # four pages of eight
+    world.add("other", {"q": 128})
+    world.add("wide", {"q": 320})  # five
+    world.pool.pinned = frozenset({"pinned"})
+    assert world.place("pinned")
+    assert world.place("other")
+    world.pool.hold(world.adapters["other"])
+    assert world.place("wide"), "nobody behind it would be looked at"
+    failure = world.pool.take_failures()["wide"]
+    assert isinstance(failure, AdapterUnavailableError)
+    assert "1 pinned" in str(failure)
+    assert world.pool.resident_digests == {"pinned", "other"}
+    world.pool.pinned = frozenset()
+    assert not world.place("wide"), "a sequence holds what it needs, for a while"
+    world.pool.let_go(world.adapters["other"])
+    assert world.place("wide")
+    assert world.pool.resident_digests == {"wide"}
 
 
 def test_nobody_is_evicted_for_who_has_no_room_all_the_same(world):

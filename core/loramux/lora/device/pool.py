@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from loramux.errors import AdapterUnavailableError
 from loramux.lora.adapter import Adapter
 from loramux.lora.device.orders import PlacementOrders
 from loramux.lora.device.resident import ResidentAdapter, ResidentPair
@@ -187,6 +188,7 @@ class DevicePool:
             weights = coming.weights.result()
             if coming.resident is None:
                 coming.resident = self.store.prepare(coming.adapter, weights)
+            self._check_pins_leave_room(coming.resident)
         except BaseException as error:  # libraries that panic on other threads raise those
             self._failures[digest] = _as_exception(error)
             del self._coming[digest]
@@ -198,6 +200,21 @@ class DevicePool:
         self._placing[digest] = coming.resident
         self._threads.submit(self._place, coming.resident, weights)
         return True
+
+    def _check_pins_leave_room(self, resident: ResidentAdapter) -> None:
+        """Raises AdapterUnavailableError if there is no room even once nothing runs any more.
+
+        Nobody who came after it would be brought here while it is waited for.
+        """
+        others = [*self._resident.values(), *self._placing.values()]
+        leaving = [other for other in others if other.digest not in self.pinned]
+        num_pinned = len(others) - len(leaving)
+        if num_pinned and not self.store.may_fit(resident, leaving):
+            raise AdapterUnavailableError.at(
+                resident.adapter.origin.place,
+                f"there is no room for the adapter on the device beside {num_pinned} pinned; "
+                "unpin one, or raise lora_memory_bytes.",
+            )
 
     def _make_room(self, resident: ResidentAdapter, keep: Collection[str]) -> bool:
         """Evict the least recently used adapters that nobody needs until this one fits."""
