@@ -366,6 +366,24 @@ def test_an_order_ends_as_its_placement_does_and_can_be_given_again(store, make_
     assert again.result() is None
 
 
+def test_an_order_undoes_an_unload_and_an_unload_an_order(store, make_pool):
+    """Loaded again while requests of before still run, and pinned, it has to stay after them."""
+    pool = make_pool(1)
+    place(pool, store, "a")
+    pool.hold(ADAPTERS["a"])
+    pool.retire("a")
+    carried_out(pool, store, pool.order(ADAPTERS["a"]))
+    pool.let_go(ADAPTERS["a"])
+    pool.collect()
+    assert pool.resident_digests == {"a"}
+    order = pool.order(ADAPTERS["a"])
+    pool.retire("a")
+    pool.collect()
+    assert order.cancel() or order.done()
+    pool.collect()
+    assert pool.resident_digests == frozenset()
+
+
 def test_an_order_waits_for_room_until_it_is_cancelled(store, make_pool):
     pool = make_pool(1)
     place(pool, store, "a")

@@ -74,7 +74,8 @@ class DevicePool:
     _arrived: queue.SimpleQueue[tuple[ResidentAdapter, BaseException | None]] = field(
         default_factory=queue.SimpleQueue
     )
-    _to_retire: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
+    _to_mark: queue.SimpleQueue[tuple[str, bool]] = field(default_factory=queue.SimpleQueue)
+    """Digests in the order in which they were retired (True), or asked for again (False)."""
     _orders: PlacementOrders = field(default_factory=PlacementOrders)
 
     def __post_init__(self) -> None:
@@ -121,8 +122,8 @@ class DevicePool:
 
     def collect(self) -> None:
         """Take in what other threads have finished or asked for; called between steps."""
-        while not self._to_retire.empty():
-            self._retire(self._to_retire.get())
+        while not self._to_mark.empty():
+            self._mark(*self._to_mark.get())
         self._free_unwanted()
         while not self._arrived.empty():
             self._take_in(*self._arrived.get())
@@ -130,7 +131,11 @@ class DevicePool:
         self._orders.advance(self)
 
     def order(self, adapter: Adapter) -> Future[None]:
-        """Bring an adapter here for no sequence's sake; may be called on any thread."""
+        """Bring an adapter here for no sequence's sake; may be called on any thread.
+
+        One that was retired, and is known again, stays when the sequences of before are over.
+        """
+        self._to_mark.put((adapter.digest, False))
         order = self._orders.place(adapter)
         self.on_change()
         return order
@@ -163,7 +168,7 @@ class DevicePool:
 
     def retire(self, digest: str) -> None:
         """Free an adapter's memory once no sequence needs it; may be called on any thread."""
-        self._to_retire.put(digest)
+        self._to_mark.put((digest, True))
         self.on_change()
 
     def shutdown(self) -> None:
@@ -260,15 +265,15 @@ class DevicePool:
                 # Who wanted it may have gone since; the next collect() frees it then.
                 self.on_change()
 
-    def _retire(self, digest: str) -> None:
+    def _mark(self, digest: str, is_retired: bool) -> None:
         resident = self._resident.get(digest)
         if resident is not None:
-            resident.is_retired = True
+            resident.is_retired = is_retired
             self._free_if_retired(resident)
         elif digest in self._placing:
-            self._placing[digest].is_retired = True
+            self._placing[digest].is_retired = is_retired
         elif digest in self._coming:
-            self._coming[digest].is_retired = True
+            self._coming[digest].is_retired = is_retired
 
     def _drop_unwanted(self) -> bool:
         """Give up one adapter that has no room yet and that nobody has asked for again."""
