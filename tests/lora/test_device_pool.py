@@ -191,6 +191,22 @@ def test_few_adapters_are_fetched_at_once_and_forgotten_ones_give_way(store, mak
     store.gate.set()
 
 
+def test_an_order_takes_the_place_of_one_that_is_fetched_and_of_no_other(store, make_pool):
+    pool = make_pool(1)
+    store.gate.clear()
+    waiting = [make_adapter(f"{number}") for number in range(MAX_FETCHING)]
+    for adapter in waiting:
+        assert pool.prefetch(adapter)
+    fetching = {digest: coming.weights for digest, coming in pool._coming.items()}
+    pool.order(ADAPTERS["a"])
+    pool.collect()
+    assert [pool.prefetch(adapter) for adapter in waiting] == [True] * (MAX_FETCHING - 1) + [False]
+    now = {digest: coming.weights for digest, coming in pool._coming.items()}
+    given_up = [digest for digest, weights in fetching.items() if now.get(digest) is not weights]
+    assert given_up == [waiting[-1].digest]
+    store.gate.set()
+
+
 def test_a_failure_is_told_once_and_may_be_tried_again(store, make_pool):
     pool = make_pool(1)
     error = store.failures["a"] = AdapterRefusedError("gone")

@@ -276,8 +276,11 @@ class DevicePool:
             self._coming[digest].is_retired = is_retired
 
     def _drop_unwanted(self) -> bool:
-        """Give up one adapter that has no room yet and that nobody has asked for again."""
-        for digest, coming in self._coming.items():
+        """Give up the latest adapter that has no room yet and that nobody has asked for again.
+
+        The latest, since they are asked for in their order: those before it may yet be.
+        """
+        for digest, coming in reversed(self._coming.items()):
             if digest not in self._wanted:
                 coming.weights.cancel()
                 del self._coming[digest]
