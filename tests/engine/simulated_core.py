@@ -86,6 +86,9 @@ class SimulatedPool:
         self.placing[digest] = (adapter, self.delay)
         return True
 
+    def note_waiting(self, adapter: Adapter) -> None:
+        """Nothing is given up here."""
+
     def get(self, adapter: Adapter) -> ResidentAdapter | None:
         return self.resident.get(adapter.digest)
 

@@ -39,6 +39,9 @@ class FakePool:
         self.prefetched.append(adapter.digest)
         return True
 
+    def note_waiting(self, adapter: Adapter) -> None:
+        """What comes to it is kept anyway."""
+
     def get(self, adapter: Adapter) -> ResidentAdapter | None:
         return self.resident.get(adapter.digest)
 

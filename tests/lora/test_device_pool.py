@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from unittest.mock import Mock
@@ -12,6 +13,7 @@ import torch
 
 from loramux.errors import AdapterRefusedError
 from loramux.lora.adapter import Adapter
+from loramux.lora.device.admission import AdapterAdmission
 from loramux.lora.device.pool import MAX_FETCHING, DevicePool
 from loramux.lora.device.store import TensorStore
 from loramux.lora.weights import AdapterWeights, LowRankPair
@@ -327,6 +329,27 @@ def test_what_is_unloaded_on_its_way_serves_who_waits_for_it(store, make_pool, j
     else:
         pool.collect()
     assert pool.resident_digests == frozenset()
+
+
+def test_what_is_unloaded_while_it_waits_for_room_is_kept_for_who_waits_only(store, make_pool):
+    """Also for who stands behind one that there is no room for: its files may be gone by now."""
+    pool = make_pool(1)
+    gate = AdapterAdmission(pool, max_loras=1)
+    place(pool, store, "a")
+    pool.hold(ADAPTERS["a"])
+    for digest in "bc":
+        assert not fetched(pool, store, digest)
+        pool.retire(digest)
+    queue = [(ADAPTERS[digest], time.monotonic()) for digest in "bc"]
+    for _ in range(3):
+        gate.begin(queue)
+    assert list(pool._coming) == ["b", "c"]
+    for _ in range(2):
+        gate.begin(queue[1:])
+    assert list(pool._coming) == ["c"]
+    for _ in range(2):
+        pool.collect()
+    assert not pool._coming, "unloading frees the host's memory, too"
 
 
 def test_what_is_unloaded_while_it_is_fetched_is_not_kept_either(store, make_pool):

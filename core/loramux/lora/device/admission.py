@@ -45,12 +45,14 @@ class AdapterAdmission:
         self.pool.collect()
         self._draining = None
         wanted: set[str] = set()
+        has_room = True
         for adapter, arrival in waiting:
+            if not has_room:
+                self.pool.note_waiting(adapter)
+                continue
             wanted.add(adapter.digest)
             has_room = self.pool.prefetch(adapter, keep=wanted)
             self._consider_draining(adapter, arrival, has_room)
-            if not has_room:
-                break
 
     def may_join(self, adapter: Adapter | None) -> bool:
         """Whether a waiting sequence may run now that never ran before."""

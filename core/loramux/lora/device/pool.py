@@ -120,6 +120,10 @@ class DevicePool:
             coming = self._coming[digest] = self._fetch(adapter)
         return not coming.weights.done() or self._give_room(coming, keep)
 
+    def note_waiting(self, adapter: Adapter) -> None:
+        """Sequences wait for an adapter that is not to be brought nearer now, nor given up."""
+        self._wanted.add(adapter.digest)
+
     def collect(self) -> None:
         """Take in what other threads have finished or asked for; called between steps."""
         while not self._to_mark.empty():
@@ -288,12 +292,13 @@ class DevicePool:
         return False
 
     def _free_unwanted(self) -> None:
-        """Free what was retired on its way, and forget what failed, of requests gone since."""
+        """Free what was retired, and forget what failed, on its way to requests gone since."""
         for resident in list(self._resident.values()):
             if resident.is_retired and resident.digest not in self._wanted:
                 self._free_if_retired(resident)
         for digest, coming in list(self._coming.items()):
-            if coming.has_failed and digest not in self._wanted:
+            if (coming.is_retired or coming.has_failed) and digest not in self._wanted:
+                coming.weights.cancel()
                 del self._coming[digest]
         for digest in self._failures.keys() - self._wanted:
             del self._failures[digest]
