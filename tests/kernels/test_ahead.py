@@ -7,17 +7,11 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import LlamaConfig
 
-import loramux_kernels
-from loramux.engine.args import EngineArgs
 from loramux.engine.running import kernel_compiler
-from loramux.engine.running.compile_record import compile_record
 from tests.kernels.ahead_cases import (
     cache_keys_in_both_orders,
     fork_tasks_one_of_which_fails,
@@ -55,48 +49,17 @@ def test_a_kernel_that_does_not_compile_is_told(process):
 
 
 @pytest.mark.parametrize("fails", ["process", "rehearsal"])
-def test_the_engine_starts_without_it(fails, monkeypatch, caplog, tmp_path):
+def test_the_engine_starts_without_it(fails, monkeypatch, caplog):
     monkeypatch.setattr(kernel_compiler, "PROCESS", "loramux_kernels.ahead.nowhere")
     monkeypatch.setattr("loramux_kernels.ahead.compiler.order_of", lambda asked: "{}")
     monkeypatch.setattr(kernel_compiler, "find_spec", lambda name: True)
     with ExitStack() as on_failure, caplog.at_level(logging.WARNING):
         compiler = kernel_compiler.start_compiler(torch.device("cuda:0"), on_failure)
-        record = tmp_path / "record"
-        compiler.prepare(lambda: ["a kernel"] if fails == "process" else 1 / 0, record)
-    assert not record.exists()
+        compiler.prepare(lambda: ["a kernel"] if fails == "process" else 1 / 0)
     [line] = [record.getMessage() for record in caplog.records]
     assert "one by one" in line
     assert ("nowhere" if fails == "process" else "division by zero") in line
     assert compiler._process.poll() is not None
-
-
-def test_kernels_are_named_once_for_starts_that_are_alike(monkeypatch, tmp_path):
-    monkeypatch.setattr(kernel_compiler.KernelCompiler, "_compile", lambda self, asked: None)
-    named, record = [], tmp_path / "engines" / "record"
-    for kernels in ([], ["a kernel"], ["never asked for"]):
-        compiler = kernel_compiler.KernelCompiler()
-        compiler.prepare(lambda kernels=kernels: named.append(kernels) or kernels, record)
-        assert compiler._process.poll() is not None
-    assert named == [[], ["a kernel"]]
-
-
-def test_what_decides_about_kernels_decides_about_the_record(monkeypatch, tmp_path):
-    def record(length: int = 64, seed: int = 0, layers: int = 2, **changes: object) -> Path:
-        fields = {"dtype": torch.bfloat16, "kv_shapes": {}, "device": torch.device("cpu")}
-        config = LlamaConfig(num_hidden_layers=layers)
-        loaded = SimpleNamespace(config=config, **{**fields, **changes})
-        return compile_record(EngineArgs(model="m", seed=seed), loaded, length)
-
-    first = record()
-    assert record() == first
-    others = [record(65), record(seed=1), record(layers=3), record(dtype=torch.float16)]
-    monkeypatch.setenv("TRITON_PTXAS_PATH", "/opt/another")
-    others.append(record())
-    monkeypatch.undo()
-    (tmp_path / "kernel.py").write_text("")
-    monkeypatch.setattr("loramux_kernels.__path__", [*loramux_kernels.__path__, str(tmp_path)])
-    others.append(record())
-    assert len({first, *others}) == 7
 
 
 def test_an_engine_that_does_not_start_leaves_no_process():

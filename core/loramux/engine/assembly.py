@@ -15,7 +15,6 @@ from loramux.engine.front.request_factory import RequestFactory
 from loramux.engine.head_start import HeadStart
 from loramux.engine.phases import Phases
 from loramux.engine.pooling.plan import PoolingPlan
-from loramux.engine.running.compile_record import compile_record
 from loramux.engine.running.rehearsal import rehearse
 from loramux.lora.checkpoint.reader import check_base_name
 from loramux.lora.device.runtime import LoRALimits, LoRARuntime
@@ -72,8 +71,7 @@ def assemble(args: EngineArgs, head_start: HeadStart, phases: Phases) -> EngineP
         materializer, lora = _assemble_lora(args, loaded, head_start.reader)
         phases.end("room for adapters")
     if head_start.compiler is not None:
-        record = compile_record(args, loaded, length)
-        head_start.compiler.prepare(partial(rehearse, args, loaded, length, lora), record)
+        head_start.compiler.prepare(partial(rehearse, args, loaded, length, lora))
         phases.end("kernels")
     core = EngineCore(args, loaded, length, lora, pooling)
     phases.end("cache and graphs")

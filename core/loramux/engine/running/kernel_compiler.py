@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -66,37 +65,25 @@ class KernelCompiler:
             process_group=0,
         )
 
-    def prepare(self, rehearse: Callable[[], Collection[Specialization]], record: Path) -> None:
-        """Bring what ``rehearse`` tells into Triton's cache, and end the process.
-
-        Args:
-            record: is there if all of it was brought there before; see ``compile_record``.
-        """
+    def prepare(self, rehearse: Callable[[], Collection[Specialization]]) -> None:
+        """Bring what ``rehearse`` tells into Triton's cache, and end the process."""
+        started = time.perf_counter()
         try:
             hash_triton_meanwhile()
-            if record.exists():
-                log.info("kernels were compiled when such an engine was started before")
-            else:
-                self._prepare(rehearse, record)
+            specializations = rehearse()
+            named = time.perf_counter()
+            if specializations:
+                self._compile(specializations)
+                log.info(
+                    "%d kernels named in %.1f s, compiled or found in %.1f s",
+                    len(specializations),
+                    named - started,
+                    time.perf_counter() - named,
+                )
         except Exception as error:
             log.warning(ONE_BY_ONE, error)
         finally:
             self.close()
-
-    def _prepare(self, rehearse: Callable[[], Collection[Specialization]], record: Path) -> None:
-        started = time.perf_counter()
-        specializations = rehearse()
-        named = time.perf_counter()
-        if not specializations:
-            return
-        self._compile(specializations)
-        log.info(
-            "%d kernels named in %.1f s, compiled or found in %.1f s",
-            len(specializations),
-            named - started,
-            time.perf_counter() - named,
-        )
-        _write(record)
 
     def _compile(self, specializations: Collection[Specialization]) -> None:
         from loramux_kernels.ahead.compiler import order_of
@@ -114,14 +101,6 @@ class KernelCompiler:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # forks may outlive it
         self._process.communicate()
-
-
-def _write(record: Path) -> None:
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.touch()
-    except OSError as error:
-        log.info("the next start names its kernels again: %s cannot be written (%s)", record, error)
 
 
 def hash_triton_meanwhile() -> None:
