@@ -175,6 +175,18 @@ def test_prompts_come_in_small_pieces_beside_a_stream_unless_many_wait():
     simulation.check_all_right()
 
 
+def test_the_smallest_pieces_get_on_beside_streams_too():
+    simulation = Simulation.make(100, max_num_batched_tokens=64, prefill_chunk_size=1)
+    simulation.add([0], None, 50)
+    simulation.step()
+    short = simulation.add([1] * 3, None, 1)
+    for _ in range(4):
+        simulation.step()
+    assert simulation.endings == {short: "length"}
+    simulation.drain()
+    simulation.check_all_right()
+
+
 def test_blocks_that_run_out_are_taken_from_who_came_last():
     simulation = Simulation.make(6)
     names = [simulation.add([n % 3] * 4, None, 6) for n in range(3)]

@@ -281,6 +281,50 @@ def test_tls(certificate: tuple[Path, Path], tmp_path: Path) -> None:
             httpx.get(f"{server.url}/health")
 
 
+def test_who_begins_a_handshake_and_stays_away_is_cut_off(
+    certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cert, key = certificate
+    options = {"ssl_certfile": cert, "ssl_keyfile": key, "slow_client_seconds": PATIENCE}
+    with server_with(tmp_path, **options) as server, connect(server) as connection:
+        connection.settimeout(40)  # the event loop's own patience is 60 s
+        assert answer(connection) == b""
+
+
+def test_handshakes_that_stall_leave_room_for_others(
+    certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cert, key = certificate
+    trusting = ssl.create_default_context(cafile=str(cert))
+    limits = {"max_connections": 30, "slow_client_seconds": LONG, "keep_alive_seconds": LONG}
+    with server_with(tmp_path, ssl_certfile=cert, ssl_keyfile=key, **limits) as server:
+        stalled = [connect(server) for _ in range(50)]
+        assert all(answer(connection) == b"" for connection in stalled[:20])
+        url = server.url.replace("http:", "https:")
+        assert httpx.get(f"{url}/health", verify=trusting, timeout=60).status_code == 200
+        assert not select.select(stalled[21:], [], [], 0)[0]
+        for connection in stalled:
+            connection.close()
+
+
+def test_who_is_turned_away_need_not_say_farewell(
+    certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cert, key = certificate
+    trusting = ssl.create_default_context(cafile=str(cert))
+    limits = {"max_connections": 1, "slow_client_seconds": LONG, "keep_alive_seconds": LONG}
+    with server_with(tmp_path, ssl_certfile=cert, ssl_keyfile=key, **limits) as server:
+        kept = trusting.wrap_socket(connect(server), server_hostname="127.0.0.1")
+        late = trusting.wrap_socket(connect(server), server_hostname="127.0.0.1")
+        assert late.recv(4096).startswith(b"HTTP/1.1 503")
+        with socket.socket(fileno=late.detach()) as silent:
+            silent.settimeout(60)
+            answer(silent)  # to its end
+        kept.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert kept.recv(4096).startswith(b"HTTP/1.1 200")
+        kept.close()
+
+
 def test_clients_must_show_a_certificate(certificate: tuple[Path, Path], tmp_path: Path) -> None:
     cert, key = certificate
     options = {"ssl_certfile": cert, "ssl_keyfile": key, "ssl_ca_certs": cert, "ssl_cert_reqs": 2}

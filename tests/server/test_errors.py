@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -62,7 +63,10 @@ def check_error(response: httpx.Response, status: int, kind: str, says: str) -> 
         ({"prompt": "ab", "max_tokens": -3}, "max_tokens", "greater than or equal to 0"),
         ({"prompt": "ab", "n": 0}, "n", "between 1 and 128"),
         ({"prompt": "ab", "logprobs": 21}, "logprobs", "less than or equal to 20"),
-        ({"prompt": "ab", "logit_bias": {"x": 1}}, "logit_bias.x.[key]", "integer"),
+        ({"prompt": "ab", "logit_bias": {"x": 1}}, "logit_bias.x", "its name must be a token id"),
+        ({"prompt": "ab", "stop": 1}, "stop", "a string or a list of strings, got 1"),
+        ({"prompt": "ab", "stop": ["a", 1]}, "stop", "a string or a list of strings, got 1"),
+        ({"prompt": "ab", "guided_json": 1}, "guided_json", "guided_json: "),
         ({"prompt": "ab", "logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias", "1024"),
         ({"prompt": "ab", "stop_token_ids": list(range(1025))}, "stop_token_ids", "1024"),
         ({"prompt": "ab", **{f"x{i}": i for i in range(1024)}}, None, "1025 fields, and at most"),
@@ -130,6 +134,30 @@ def test_what_is_said_of_a_chat_is_one_sentence(
 ) -> None:
     response = post(server, body, "/v1/chat/completions")
     assert check_error(response, 400, "BadRequestError", "")["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"messages": "a" * 300}, "messages", "the prompt alone has"),
+        ({"messages": "a", "max_tokens": 300}, "max_tokens", "lower max_tokens."),
+        (
+            {"messages": "a", "max_completion_tokens": 300, "max_tokens": 2},
+            "max_completion_tokens",
+            "lower max_completion_tokens.",
+        ),
+        ({"prompt": "ab", "response_format": {"type": "choice", "choice": []}}, None, "choice"),
+        ({"messages": "a", "response_format": {"type": "regex", "regex": 1}}, None, "regex"),
+    ],
+)
+def test_errors_name_the_fields_that_were_sent(
+    server: RunningServer, fields: dict[str, Any], param: str | None, says: str
+) -> None:
+    path = "/v1/completions" if "prompt" in fields else "/v1/chat/completions"
+    if path.startswith("/v1/chat"):
+        fields = {**fields, "messages": [{"role": "user", "content": fields["messages"]}]}
+    error = check_error(post(server, fields, path), 400, "BadRequestError", says)
+    assert error["param"] == (param or "response_format")
 
 
 @pytest.mark.parametrize(
@@ -212,6 +240,7 @@ def test_fields_that_change_nothing_are_let_through(server: RunningServer) -> No
         "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "store": True,
         "parallel_tool_calls": True, "user": "me", "metadata": {"a": "b"}, "unheard_of": 1,
         "modalities": ["text"], "service_tier": "flex", "priority": 0, "max_tokens": 2,
+        "prediction": {"type": "content", "content": "x"},
     }  # fmt: skip
     body = {"messages": [{"role": "user", "content": "x"}], **neutral}
     assert post(server, body, "/v1/chat/completions").status_code == 200
@@ -293,6 +322,14 @@ def test_what_is_nested_too_deeply_for_a_template(
 def test_other_content_types_are_refused(server: RunningServer) -> None:
     response = post(server, b"{}", headers={"content-type": "text/plain"})
     check_error(response, 400, "BadRequestError", "Unsupported Media Type")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, deflate"])
+def test_encoded_bodies_are_refused_as_such(server: RunningServer, coding: str) -> None:
+    response = post(server, gzip.compress(b"{}"), headers={"content-encoding": coding})
+    check_error(response, 400, "BadRequestError", f"{coding!r}, which is not read; send it as")
+    plain = post(server, PROMPT, headers={"content-encoding": "Identity"})
+    assert plain.status_code == 200
 
 
 def test_a_body_over_the_limit(server: RunningServer) -> None:

@@ -165,7 +165,7 @@ class Scheduler:
             return self.max_num_batched_tokens
         backlog = self.waiting.num_tokens + sum(count for count in uncomputed if count > 1)
         size = self.prefill_chunk_size
-        least = max(backlog // BACKLOG_STEPS, num_streams + size // 2)
+        least = max(backlog // BACKLOG_STEPS, num_streams + max(size // 2, 1))
         return -(-least // size) * size - num_streams
 
     def _continue_running(self, budget: StepBudget) -> list[Chunk]:

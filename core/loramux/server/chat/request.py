@@ -35,6 +35,17 @@ class ChatRequest(SamplingFields, ChatFields):
         given = self.max_completion_tokens
         return self.max_tokens if given is None else given
 
+    @property
+    def length_field(self) -> str:
+        """Which field says how many."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
+    @property
+    def names_of_fields(self) -> dict[str, str]:
+        """The engine's names of what it may refuse, to those of this request."""
+        form = "tools" if self.must_call else self.form_field
+        return {"prompt": "messages", "structured_outputs": form, "max_tokens": self.length_field}
+
     def params(self, defaults: Mapping[str, Any], show_special_tokens: bool) -> SamplingParams:
         """The engine's form of this request.
 

@@ -21,6 +21,7 @@ from loramux.server.generation.unsupported import UNSUPPORTED_IN_CHAT, check_fie
 from loramux.server.http.body import read_json, validate
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.documented import MODEL_ERRORS, answers, documented
+from loramux.server.http.errors import fields_as
 from loramux.server.http.request_id import request_id_of
 from loramux.server.state import Server, ServerState
 
@@ -35,11 +36,12 @@ router = APIRouter(route_class=GeneratingRoute)
 async def create_chat_completion(request: Request, server: Server) -> Response:
     """Answer a chat, with the base model or with an adapter."""
     body = await read_json(request, _parse)
-    generation = await while_connected(request.receive, _prepare(request, server, body))
-    answer = ChatAnswer(body, generation.head(), server.tools)
-    if body.stream:
-        return await answer_streaming(request, server, generation, answer)
-    return await answer_whole(request, server, generation, answer)
+    with fields_as(body.names_of_fields):
+        generation = await while_connected(request.receive, _prepare(request, server, body))
+        answer = ChatAnswer(body, generation.head(), server.tools)
+        if body.stream:
+            return await answer_streaming(request, server, generation, answer)
+        return await answer_whole(request, server, generation, answer)
 
 
 def _parse(payload: dict[str, Any]) -> ChatRequest:
@@ -53,7 +55,8 @@ async def _prepare(request: Request, server: ServerState, body: ChatRequest) -> 
     token_ids = await server.tokenizer.run(
         lambda tokenizer: render_chat(tokenizer, body, server.chat_template, server.tokenizer.limit)
     )
-    check_length(len(token_ids), body.tokens_to_generate, server.engine.max_model_len)
+    most, field = server.engine.max_model_len, body.length_field
+    check_length(len(token_ids), body.tokens_to_generate, most, field)
     defaults = server.engine.default_sampling_params()
     params = body.params(defaults, server.tools.shows_special_tokens)
     model = await choose_model(request, server, body.model, body.cache_salt)

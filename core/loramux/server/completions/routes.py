@@ -23,6 +23,7 @@ from loramux.server.generation.streaming import answer_streaming, answer_whole
 from loramux.server.http.body import read_json
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.documented import MODEL_ERRORS, answers, documented
+from loramux.server.http.errors import fields_as
 from loramux.server.http.request_id import request_id_of
 from loramux.server.state import Server, ServerState
 
@@ -37,12 +38,13 @@ router = APIRouter(route_class=GeneratingRoute)
 async def create_completion(request: Request, server: Server) -> Response:
     """Continue one prompt or several, with the base model or with an adapter."""
     parsed = await read_json(request, parse_completion)
-    generation = await while_connected(request.receive, prepare(request, server, parsed))
     body = parsed.body
-    answer = CompletionAnswer(body, generation.prompts, generation.head())
-    if body.stream:
-        return await answer_streaming(request, server, generation, answer)
-    return await answer_whole(request, server, generation, answer)
+    with fields_as({"structured_outputs": body.form_field}):
+        generation = await while_connected(request.receive, prepare(request, server, parsed))
+        answer = CompletionAnswer(body, generation.prompts, generation.head())
+        if body.stream:
+            return await answer_streaming(request, server, generation, answer)
+        return await answer_whole(request, server, generation, answer)
 
 
 async def prepare(request: Request, server: ServerState, parsed: ParsedCompletion) -> Generation:

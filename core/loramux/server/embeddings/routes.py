@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -23,6 +21,7 @@ from loramux.server.generation.streaming import collect
 from loramux.server.http.body import read_json
 from loramux.server.http.disconnect import while_connected
 from loramux.server.http.documented import MODEL_ERRORS, answers, documented
+from loramux.server.http.errors import fields_as
 from loramux.server.http.large_json import PiecesResponse
 from loramux.server.http.request_id import request_id_of
 from loramux.server.state import Server, ServerState
@@ -38,24 +37,13 @@ router = APIRouter(route_class=ModelRoute)
 async def create_embedding(request: Request, server: Server) -> Response:
     """Embeddings of one input or several, by the base model or by an adapter."""
     parsed = await read_json(request, parse_embedding)
-    with _prompt_is_input():
+    with fields_as({"prompt": "input"}):
         generation = await while_connected(request.receive, _prepare(request, server, parsed))
         outputs = await collect(request, server, generation)
     # On a thread: a thousand embeddings are millions of numbers to write.
     head, encoding = generation.head(), parsed.body.encoding_format
     pieces = await asyncio.to_thread(answer_pieces, head, outputs, encoding)
     return PiecesResponse(pieces, generation.model.headers_for(outputs[0].adapter_digest))
-
-
-@contextmanager
-def _prompt_is_input() -> Iterator[None]:
-    """What tokenizer and engine refuse about a prompt names the field that it came in."""
-    try:
-        yield
-    except InvalidRequestError as error:
-        if error.param == "prompt":
-            error.param = "input"
-        raise
 
 
 async def _prepare(request: Request, server: ServerState, parsed: ParsedEmbedding) -> Generation:

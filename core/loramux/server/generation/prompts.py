@@ -134,8 +134,13 @@ def parse_prompts(prompt: Any, field: str = "prompt") -> list[str | list[int]]:
     return items
 
 
-def check_length(prompt_length: int, max_tokens: int | None, max_model_len: int) -> None:
+def check_length(
+    prompt_length: int, max_tokens: int | None, max_model_len: int, field: str = "max_tokens"
+) -> None:
     """See that prompt and answer fit the model together.
+
+    Args:
+        field: the request's name for ``max_tokens``.
 
     Raises:
         InvalidRequestError: they do not; the sentence names every number.
@@ -150,8 +155,8 @@ def check_length(prompt_length: int, max_tokens: int | None, max_model_len: int)
     raise InvalidRequestError(
         f"{limit}, and this request asks for {prompt_length + (max_tokens or 1)} "
         f"({prompt_length} in the prompt and {max_tokens} to generate); "
-        "shorten the prompt or lower max_tokens.",
-        "max_tokens",
+        f"shorten the prompt or lower {field}.",
+        field,
     )
 
 

@@ -43,6 +43,12 @@ _PLAIN_FIELDS = (
 """Fields that go to :class:`SamplingParams` as they are."""
 
 
+STOP_SCHEMA: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+}
+"""What :class:`SamplingParams` takes, with one sentence for what it does not, for documentation."""
+
+
 class StreamOptions(BaseModel):
     """What a stream carries besides text."""
 
@@ -69,7 +75,7 @@ class SamplingFields(StructuredFields):
     top_k: Annotated[int, within(minimum=-1), WHOLE] | None = None
     min_p: Annotated[float, within(minimum=0, maximum=1)] | None = None
     seed: Integer | None = None
-    stop: str | list[str] | None = None
+    stop: Any = Field(default=None, json_schema_extra=STOP_SCHEMA)
     stop_token_ids: Annotated[list[Integer], Field(max_length=MAX_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, within(minimum=0), WHOLE] | None = None

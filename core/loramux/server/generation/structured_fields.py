@@ -27,6 +27,11 @@ class StructuredFields(BaseModel):
     guided_grammar: str | None = None
     guided_whitespace_pattern: str | None = None
 
+    @property
+    def form_field(self) -> str:
+        """Which of these fields is at fault where the form is."""
+        return "structured_outputs" if self.response_format is None else "response_format"
+
     def form(self) -> StructuredOutputsParams | None:
         """What these fields ask for, None where they ask for nothing.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from codecs import BOM_UTF8
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 
 from loramux.server.http.errors import bad_request
 from loramux.server.http.json_structure import may_hold_more, num_parts
@@ -46,6 +46,7 @@ async def read_json(
         ApiError: 400 if it is no JSON object, or does not say that it is JSON.
         Exception: whatever ``parse`` raises.
     """
+    _check_content_encoding(request)
     if not any_content_type:
         _check_content_type(request)
     body = await request.body()
@@ -68,10 +69,33 @@ def validate(model: type[Model], payload: dict[str, Any]) -> Model:
         return model.model_validate(given, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(map(str, _path_in(payload, first)))
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
         where = f"{field}: " if field else ""
         raise bad_request(f"{where}{message}.", field or None) from None
+
+
+def _path_in(payload: Any, error: ErrorDetails) -> Iterator[int | str]:
+    """Where in a body an error is; pydantic goes on with the types that it tried on a value there.
+
+    What is missing is not there to be found.
+    """
+    for part in error["loc"]:
+        if error["type"] != "missing":
+            try:
+                payload = payload[part]
+            except (LookupError, TypeError):
+                return
+        yield part
+
+
+def _check_content_encoding(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity").strip()
+    if encoding.lower() != "identity":
+        raise bad_request(
+            f"The request body comes with Content-Encoding {encoding!r}, which is not read; send "
+            "it as it is."
+        )
 
 
 def _check_content_type(request: Request) -> None:

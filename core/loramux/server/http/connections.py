@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from loramux.errors import InvalidRequestError
 from loramux.server.http.slow_clients import protocol_with_limits
+from loramux.server.http.tls import protocol_behind_tls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class ConnectionOptions:
             _check_least(name, getattr(self, name), least)
         _check_least("slow_client_seconds", self.slow_client_seconds, 0.1)
         if self.ssl_certfile is not None:
-            self._check_certificate(self.ssl_certfile)
+            self._context(self.ssl_certfile)
         elif self.ssl_keyfile or self.ssl_ca_certs or self.ssl_cert_reqs:
             raise _refusal("TLS needs a certificate; give it with --ssl-certfile.")
         if self.ssl_cert_reqs and self.ssl_ca_certs is None:
@@ -57,21 +59,22 @@ class ConnectionOptions:
         return "http" if self.ssl_certfile is None else "https"
 
     def uvicorn_settings(self) -> dict[str, Any]:
-        """The same for ``uvicorn.Config``."""
+        """The same for ``uvicorn.Config``, which learns nothing of TLS."""
         return {
-            "http": protocol_with_limits(
-                self.slow_client_seconds, self.max_connections, self.max_header_bytes
-            ),
+            "http": self._protocol(),
             "ws": "none",
             "timeout_keep_alive": self.keep_alive_seconds,
             "h11_max_incomplete_event_size": self.max_header_bytes,
-            "ssl_certfile": self.ssl_certfile,
-            "ssl_keyfile": self.ssl_keyfile,
-            "ssl_ca_certs": self.ssl_ca_certs,
-            "ssl_cert_reqs": self.ssl_cert_reqs,
         }
 
-    def _check_certificate(self, certificate: Path) -> None:
+    def _protocol(self) -> type[asyncio.Protocol]:
+        seconds, most = self.slow_client_seconds, self.max_connections
+        protocol = protocol_with_limits(seconds, most, self.max_header_bytes)
+        if self.ssl_certfile is None:
+            return protocol
+        return protocol_behind_tls(protocol, self._context(self.ssl_certfile), seconds, most)
+
+    def _context(self, certificate: Path) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             # The empty password is for nobody's key; without one OpenSSL would ask on the terminal.
@@ -83,6 +86,8 @@ class ConnectionOptions:
                 f"The certificate {str(certificate)!r} cannot be used ({error}); check "
                 "--ssl-certfile, --ssl-keyfile (a key without a password) and --ssl-ca-certs."
             ) from error
+        context.verify_mode = ssl.VerifyMode(self.ssl_cert_reqs)
+        return context
 
 
 def _check_least(name: str, value: float, least: float) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,6 +107,20 @@ def _param_of(error: LoramuxError) -> str | None:
     if isinstance(error, ModelNotFoundError | AdapterError):
         return "model"
     return error.param if isinstance(error, InvalidRequestError) else None
+
+
+@contextmanager
+def fields_as(names: Mapping[str, str]) -> Iterator[None]:
+    """What tokenizer and engine refuse is told by the names that the fields have in the request.
+
+    Args:
+        names: the engine's to the request's.
+    """
+    try:
+        yield
+    except InvalidRequestError as error:
+        error.param = names.get(error.param or "", error.param)
+        raise
 
 
 async def answer_api_error(request: Request, error: Exception) -> JSONResponse:

@@ -27,8 +27,10 @@ def within(**limits: float) -> Any:
     return Field(json_schema_extra=dict(limits))
 
 
-def _number_of_key(key: str) -> Any:
-    return int(key) if re.fullmatch(r"-?[0-9]{1,18}", key) else key
+def _number_of_key(key: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,18}", key):
+        raise ValueError('its name must be a token id, such as "42"')
+    return int(key)
 
 
 IntegerKey = Annotated[int, BeforeValidator(_number_of_key)]

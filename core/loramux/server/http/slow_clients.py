@@ -70,6 +70,8 @@ class SlowClientLimits(asyncio.Protocol):
         if len(self.connections) > self.most:
             self._transport.write(TOO_MANY)
             self._transport.close()
+            # With TLS it would stay until the client says farewell, and be one too many meanwhile.
+            self.loop.call_later(LATE_SECONDS, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
         if self._head_due is None and self._awaits_request():
