@@ -119,8 +119,10 @@ def fields_as(names: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except InvalidRequestError as error:
-        error.param = names.get(error.param or "", error.param)
-        raise
+        if error.param not in names:
+            raise
+        # Another one, as one error may be told to several requests.
+        raise InvalidRequestError(str(error), names[error.param]) from error
 
 
 async def answer_api_error(request: Request, error: Exception) -> JSONResponse:
