@@ -119,7 +119,7 @@ def fields_as(names: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except InvalidRequestError as error:
-        if error.param not in names:
+        if error.param is None or error.param not in names:
             raise
         # Another one, as one error may be told to several requests.
         raise InvalidRequestError(str(error), names[error.param]) from error
