@@ -13,13 +13,14 @@ from loramux.bench.adapter_memory import AdapterMemory, measure_adapter_memory
 from loramux.bench.offline import engine_arguments, release_memory, with_engine
 from loramux.bench.own_server import serving
 from loramux.bench.random_adapter import write_adapter
-from loramux.bench.random_model import SHAPES, ModelShape, write_model
+from loramux.bench.random_model import SHAPES, ModelShape, compute_dtype, write_model
 from loramux.bench.scratch import adapter_bytes, model_bytes, scratch_directory
 from loramux.bench.settings import Settings
 from loramux.bench.shelf import AdapterShelf
 from loramux.bench.target import server_arguments
 from loramux.bench.workload import Workload, adapter_requests
 from loramux.llm import LLM
+from loramux_kernels.triton_lora import PAGE_BYTES
 
 SMALL_RANK = 8
 
@@ -145,11 +146,13 @@ def _speed(
 def residency(settings: Settings, shape: ModelShape, places: int) -> dict[str, Any]:
     """Arguments of an engine with room on the device for so many adapters of ``settings.rank``.
 
-    On a GPU memory decides, and as many run in one batch whatever has room. On a CPU an engine
-    keeps two adapters for each that may run in one batch.
+    As many run in one batch whatever has room: ``max_loras``, or half of those that are resident
+    where there are few.
     """
-    lora = {"enable_lora": True, "max_lora_rank": settings.rank}
-    if not torch.cuda.is_available():
-        return {**lora, "max_loras": -(-places // 2)}
-    memory = int(1.02 * places * adapter_bytes(shape, settings.rank))
-    return {**lora, "max_loras": settings.max_loras, "lora_memory_bytes": memory}
+    num_bytes = shape.num_adapter_weights(settings.rank) * compute_dtype().itemsize
+    return {
+        "enable_lora": True,
+        "max_lora_rank": settings.rank,
+        "max_loras": min(settings.max_loras, max(1, settings.resident // 2)),
+        "lora_memory_bytes": places * (-(-num_bytes // PAGE_BYTES) + 1) * PAGE_BYTES,
+    }
