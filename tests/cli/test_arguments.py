@@ -106,6 +106,14 @@ def test_lora_path_takes_the_served_name_and_leaves_the_base_its_own(started: An
     assert unnamed.adapters == (AdapterModule("my-adapter", "./my-adapter"),)
 
 
+def test_origins_as_words_or_as_vllms_list(started: Any) -> None:
+    start("m", "--allowed-origins", "https://a.example", "https://b.example")
+    start("m", "--allowed-origins", '["*"]')
+    start("m")
+    expected = [("https://a.example", "https://b.example"), ("*",), None]
+    assert [options.allowed_origins for _, options in started] == expected
+
+
 def test_an_api_key_from_the_environment(started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(API_KEY_VARIABLE, "secret")
     start("m")

@@ -8,9 +8,11 @@ import httpx
 import pytest
 from openai import AuthenticationError
 
+from loramux.errors import InvalidRequestError
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolver import LoRAResolver, ResolveContext
 from loramux.server.access.keyring import Keyring, fingerprint
+from loramux.server.serve_options import ServeOptions
 from tests.server.conftest import state_around
 from tests.server.fake_engine import FakeEngine
 from tests.server.running_server import RunningServer, running
@@ -125,12 +127,65 @@ def test_a_page_of_another_site_changes_nothing_where_no_key_is_needed(site: str
         for path in ("/generate", "/v1/load_lora_adapter", "/v1/adapters/a/pin"):
             answer = foreign.post(path, content=b'{"prompt": "a"}')
             assert answer.status_code == 403
-            assert "start it with --api-key" in answer.json()["error"]["message"]
+            assert (
+                "start it with --allowed-origins or --api-key" in answer.json()["error"]["message"]
+            )
         assert foreign.get("/v1/models").status_code == 200  # which the browser shows it not
         own = foreign.post(
             "/generate", json={"prompt": "a"}, headers={"sec-fetch-site": "same-origin"}
         )
         assert own.status_code == 200
+
+
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,x-stainless-lang",
+}
+PAGE = {"origin": "https://app.example", "sec-fetch-site": "cross-site"}
+ALLOWED = "access-control-allow-origin"
+
+
+def test_any_page_may_ask_with_a_key_where_one_is_needed() -> None:
+    origins = ServeOptions(api_keys=("alice-key",)).origins
+    state = state_around(
+        FakeEngine(), PrivateResolver(), keyring=Keyring(["alice-key"]), allowed_origins=origins
+    )
+    with running(state) as server, server.http(headers=PAGE) as page:
+        asked = page.options("/v1/completions", headers=PREFLIGHT)  # which carries no key
+        assert (asked.status_code, asked.headers[ALLOWED]) == (200, "*")
+        assert asked.headers["access-control-allow-headers"].count("x-stainless-lang") == 1
+        refused = page.post("/v1/completions", json={"prompt": "a"})
+        assert (refused.status_code, refused.headers[ALLOWED]) == (401, "*")
+        key = {"authorization": "Bearer alice-key"}
+        answer = page.post("/v1/completions", json={"prompt": "a"}, headers=key)
+        assert (answer.status_code, answer.headers[ALLOWED]) == (200, "*")
+        assert answer.headers["access-control-expose-headers"] == "*"
+
+
+def test_pages_of_named_origins_may_ask_without_a_key() -> None:
+    origins = ServeOptions(allowed_origins=(PAGE["origin"],)).origins
+    state = state_around(FakeEngine(), PrivateResolver(), allowed_origins=origins)
+    with running(state) as server, server.http() as page:
+        for headers, status, allowed in [
+            (PAGE, 200, PAGE["origin"]),
+            ({**PAGE, "origin": "https://elsewhere.example"}, 403, None),
+        ]:
+            answer = page.post("/generate", json={"prompt": "a"}, headers=headers)
+            assert (answer.status_code, answer.headers.get(ALLOWED)) == (status, allowed)
+            asked = page.options("/generate", headers={**PREFLIGHT, **headers})
+            assert (asked.status_code == 200, asked.headers.get(ALLOWED)) == (
+                status == 200,
+                allowed,
+            )
+    assert ServeOptions().origins == ()
+
+
+@pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "https://a b", ""])
+def test_what_is_no_origin(origin: str) -> None:
+    with pytest.raises(
+        InvalidRequestError, match=r"--allowed-origins takes \*, or origins such as"
+    ):
+        ServeOptions(allowed_origins=(origin,))
 
 
 @pytest.mark.parametrize("origin", ["http://elsewhere.example", "null"])

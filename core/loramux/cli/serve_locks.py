@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ def add_access_arguments(group: Any) -> None:
         help="directories, and hf://org/repo, from which /v1/load_lora_adapter may load, beside "
         "those of the resolvers and of --lora-modules; LORAMUX_ALLOWED_ADAPTER_ROOTS adds to them "
         "(a list with commas)")  # fmt: skip
+    add("--allowed-origins", nargs="+", metavar="ORIGIN",
+        help="pages that may use this server from a browser, such as https://app.example.com, or * "
+        "for all, which is so where a key is needed; without keys it is none")  # fmt: skip
     add("--share-prefix-cache", action="store_true",
         help="let requests of all keys share computed prompts; a key can then find out by the time "
         "an answer takes what others have asked")  # fmt: skip
@@ -54,8 +59,17 @@ def access_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "api_keys": tuple(arguments.api_key or ([from_environment] if from_environment else [])),
         "api_keys_file": arguments.api_keys_file or (Path(keys_file) if keys_file else None),
         "allowed_roots": tuple(arguments.allowed_local_adapter_path),
+        "allowed_origins": _origins(arguments.allowed_origins),
         "share_prefix_cache": arguments.share_prefix_cache,
     }
+
+
+def _origins(given: list[str] | None) -> tuple[str, ...] | None:
+    """As they are, or in one argument as a list in JSON, which vLLM takes."""
+    if given and given[0].startswith("["):
+        with suppress(ValueError):
+            given = [str(origin) for text in given for origin in json.loads(text)]
+    return None if given is None else tuple(given)
 
 
 def connection_options(arguments: argparse.Namespace) -> dict[str, Any]:

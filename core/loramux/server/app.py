@@ -27,6 +27,7 @@ from loramux.server.http.errors import (
     answer_loramux_error,
     answer_routing_error,
 )
+from loramux.server.http.foreign_pages import let_pages_ask
 from loramux.server.http.header_limit import HeaderLimitMiddleware
 from loramux.server.http.request_id import RequestIdMiddleware
 from loramux.server.metrics import routes as metrics
@@ -78,7 +79,10 @@ def build_app(server: ServerState) -> Application:
         quotas=server.quotas,
         open_paths=OPEN_PATHS | ({"/metrics"} if server.metrics_without_key else set()),
         is_local=server.is_local,
+        allowed_origins=server.allowed_origins,
     )
+    if server.allowed_origins:  # outside of the keys, which no browser sends when it asks for leave
+        let_pages_ask(app, server.allowed_origins)
     if server.activity is not None:
         app.add_middleware(PageMiddleware)
     app.add_middleware(HeaderLimitMiddleware, max_bytes=connections.max_header_bytes)

@@ -108,6 +108,7 @@ def _locks(
         "share_prefix_cache": options.share_prefix_cache,
         "connections": options.connections,
         "is_local": options.is_local,
+        "allowed_origins": options.origins,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,10 +12,13 @@ from loramux.errors import InvalidRequestError
 from loramux.lora.resolve.catalog import AdapterModule
 from loramux.server.chat.tools.options import ToolOptions
 from loramux.server.http.connections import ConnectionOptions
+from loramux.server.http.foreign_pages import ANY_ORIGIN
 
 MODULE = '{"name": "sql", "path": "/srv/adapters/sql"}'
 """An example of an adapter to begin with."""
 
+
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 LEAST = {"max_body_bytes": 1, "max_queued_requests": 1, "shutdown_seconds": 0}
 """Options that are numbers, and the least that each can be."""
@@ -28,6 +32,7 @@ class ServeOptions:
         port: 0 takes a free one.
         api_keys: may do everything; neither these nor a file lets anybody in.
         api_keys_file: of keys with roles, adapters and quotas.
+        allowed_origins: of pages that may ask, such as ``https://app.example.com``, or ``*``.
         share_prefix_cache: whether callers may profit from prompts that others sent.
         allowed_roots: directories, and ``hf://org/repo``, from which clients may load adapters.
         connections: time and size limits, and TLS.
@@ -42,13 +47,14 @@ class ServeOptions:
         otlp_traces_endpoint: where to send traces, instead of where OpenTelemetry's variables say.
 
     Raises:
-        InvalidRequestError: a key is empty, or no request could ever be taken.
+        InvalidRequestError: a key is empty, an origin is none, or no request could ever be taken.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
     api_keys_file: Path | None = None
+    allowed_origins: tuple[str, ...] | None = None
     share_prefix_cache: bool = False
     allowed_roots: tuple[str, ...] = ()
     connections: ConnectionOptions = field(default_factory=ConnectionOptions)
@@ -71,6 +77,13 @@ class ServeOptions:
                 "give a key, or leave the flag out to let anybody in.",
                 "api_key",
             )
+        for origin in self.allowed_origins or ():
+            if not _ORIGIN.fullmatch(origin):
+                raise InvalidRequestError(
+                    "--allowed-origins takes *, or origins such as https://app.example.com, with "
+                    f"nothing after the host and its port, got {origin!r}.",
+                    "allowed_origins",
+                )
         for name, least in LEAST.items():
             check.integer(f"--{name.replace('_', '-')}", getattr(self, name), least)
 
@@ -81,6 +94,13 @@ class ServeOptions:
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Of pages that may ask; unless it is said, of all where a key is needed, else of none."""
+        if self.allowed_origins is not None:
+            return self.allowed_origins
+        return (ANY_ORIGIN,) if self.api_keys or self.api_keys_file else ()
 
     def read_chat_template(self) -> str | None:
         """The text of the template.

@@ -40,6 +40,7 @@ class ServerState:
             a request takes then tells what they were.
         connections: what is asked of every connection.
         is_local: whether the server listens to its own machine alone.
+        allowed_origins: of pages whose browsers may show them what is answered.
         chat_template: used instead of the model's own.
         tools: how calls of tools are read from the model's text.
         allow_runtime_updates: whether clients may load and unload adapters.
@@ -60,6 +61,7 @@ class ServerState:
     share_prefix_cache: bool = False
     connections: ConnectionOptions = field(default_factory=ConnectionOptions)
     is_local: bool = False
+    allowed_origins: tuple[str, ...] = ()
     chat_template: str | None = None
     tools: ToolOptions = field(default_factory=ToolOptions)
     allow_runtime_updates: bool = False

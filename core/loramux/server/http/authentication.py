@@ -32,10 +32,12 @@ class AuthenticationMiddleware:
         quotas: Quotas,
         open_paths: Collection[str] = OPEN_PATHS,
         is_local: bool = False,
+        allowed_origins: Collection[str] = (),
     ) -> None:
         self._app = app
         self._open_paths = open_paths
         self._is_local = is_local
+        self._allowed_origins = allowed_origins
         self._keyring = keyring
         self._quotas = quotas
 
@@ -55,7 +57,7 @@ class AuthenticationMiddleware:
         if scope["path"] in self._open_paths:
             return
         if self._keyring.is_open:
-            check_site(scope, is_local=self._is_local)
+            check_site(scope, is_local=self._is_local, allowed_origins=self._allowed_origins)
         else:
             self._admit(scope)
 
