@@ -70,8 +70,7 @@ class SlowClientLimits(asyncio.Protocol):
         if len(self.connections) > self.most:
             self._transport.write(TOO_MANY)
             self._transport.close()
-            # With TLS it would stay until the client says farewell, and be one too many meanwhile.
-            self.loop.call_later(LATE_SECONDS, self._transport.abort)
+            self._await_no_farewell()
 
     def data_received(self, data: bytes) -> None:
         if self._head_due is None and self._awaits_request():
@@ -105,6 +104,12 @@ class SlowClientLimits(asyncio.Protocol):
         """Called by httptools."""
         self._has_content = True
         super().on_body(body)  # type: ignore[misc]
+
+    def shutdown(self) -> None:
+        """Called by uvicorn as the server ends."""
+        super().shutdown()  # type: ignore[misc]
+        if self._transport.is_closing() and not self._transport.get_write_buffer_size():
+            self._await_no_farewell()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -155,6 +160,10 @@ class SlowClientLimits(asyncio.Protocol):
     def _look_once_more(self) -> None:
         """The loop reads what has come before it gets back to this connection's timer."""
         self._head_due = self.loop.call_later(LATE_SECONDS, self._transport.abort)
+
+    def _await_no_farewell(self) -> None:
+        """With TLS, what is closed stays until the client says so, too, which it need not."""
+        self.loop.call_later(LATE_SECONDS, self._transport.abort)
 
     def _awaits_request(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
