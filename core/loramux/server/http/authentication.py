@@ -64,10 +64,10 @@ class AuthenticationMiddleware:
     def _admit(self, scope: Scope) -> None:
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         # The bytes as they came: a key may hold any.
-        is_bearer = scheme.lower() == "bearer"
-        caller = self._keyring.caller(given.strip().encode("latin-1")) if is_bearer else None
+        key = given.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
+        caller = self._keyring.caller(key) if key else None
         if caller is None:
-            raise _no_key()
+            raise _no_key(is_wrong=bool(key))
         scope[SCOPE_KEY], scope["loramux.caller"] = caller, caller.name
         self._quotas.count_request(caller)
         if needs_admin(scope.get("method", "GET"), scope["path"]) and not caller.is_admin:
@@ -76,13 +76,11 @@ class AuthenticationMiddleware:
             raise _no_route()  # a router may read it as another one: "/metrics\n" as "/metrics"
 
 
-def _no_key() -> ApiError:
-    return ApiError(
-        401,
-        "AuthenticationError",
-        "This server needs an API key; send it as 'Authorization: Bearer KEY'.",
-        headers={"www-authenticate": "Bearer"},
-    )
+def _no_key(*, is_wrong: bool) -> ApiError:
+    wrong = "This server does not know the API key that was sent; send another one."
+    none = "This server needs an API key; send it as 'Authorization: Bearer KEY'."
+    headers = {"www-authenticate": "Bearer"}
+    return ApiError(401, "AuthenticationError", wrong if is_wrong else none, headers=headers)
 
 
 def _no_route() -> ApiError:
