@@ -289,12 +289,31 @@ def test_a_forgotten_name_frees_what_no_other_name_needs(make, tmp_path):
     path = save(tmp_path / "a", "bytes")
     adapter = materializer.load(request(path, "one")).result(TIMEOUT)
     materializer.load(request(path, "two")).result(TIMEOUT)
-    assert materializer.forget("one") is None
+    assert materializer.forget("one") == []
     assert adapter.digest in materializer.host_cache
-    assert materializer.forget("two") is adapter
+    assert materializer.forget("two") == [adapter]
     assert adapter.digest not in materializer.host_cache
-    assert materializer.forget("two") is None
+    assert materializer.forget("two") == []
     assert materializer.infos() == []
+
+
+def test_a_name_means_one_adapter_here_and_another_there(make, tmp_path):
+    """Resolvers may answer callers differently, and neither of them is to be in the way."""
+    materializer, replaced = make(), []
+    materializer.on_replaced = replaced.append
+    mine, yours = save(tmp_path / "mine", "mine"), save(tmp_path / "yours", "yours")
+    adapters = [materializer.load(request(path)).result(TIMEOUT) for path in (mine, yours)]
+    for path in (mine, yours):
+        materializer.load(request(path)).result(TIMEOUT)
+    assert replaced == []
+    renewed = materializer.load(request(save(tmp_path / "mine", "renewed"))).result(TIMEOUT)
+    assert replaced == [adapters[0]]
+    assert set(materializer.forget("a")) == {renewed, adapters[1]}
+    for path in (mine, yours):
+        materializer.load(request(path)).result(TIMEOUT)
+    only = materializer.load(request(yours, load_inplace=True)).result(TIMEOUT)
+    assert replaced[1:] == [renewed], "an operator says what it means to everybody"
+    assert materializer.forget("a") == [only]
 
 
 def test_what_is_known_is_bounded(make, tmp_path, monkeypatch):

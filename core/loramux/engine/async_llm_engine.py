@@ -136,10 +136,11 @@ class AsyncLLMEngine:
         return self._residency is not None and self._residency.unpin(lora_name)
 
     async def unload_lora(self, lora_name: str) -> None:
-        """Free the adapter of a name, on the device once the requests that run on it are over."""
+        """Free what a name means, on the device once the requests that run on it are over."""
         self.unpin_lora(lora_name)
-        adapter = None if self._materializer is None else self._materializer.forget(lora_name)
-        if adapter is not None and self._lora is not None:
+        if self._materializer is None or self._lora is None:
+            return
+        for adapter in self._materializer.forget(lora_name):
             self._lora.pool.retire(adapter.digest)
 
     def adapter_infos(self) -> list[AdapterInfo]:

@@ -22,7 +22,8 @@ class KnownAdapters:
     """By content, by where they were found, and by the name they were asked for under.
 
     Safe to use from several threads. One content is one adapter, whatever it is called and
-    wherever it lies. The names and places used least recently are forgotten first.
+    wherever it lies. A name may mean one adapter here and another one there, as resolvers may
+    answer callers differently. The names and places used least recently are forgotten first.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,9 @@ class KnownAdapters:
         self._by_digest: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
         self._by_origin: OrderedDict[CheckpointOrigin, Adapter] = OrderedDict()
         self._by_name: OrderedDict[str, Adapter] = OrderedDict()
+        """The latest that was asked for under each."""
+        self._meant: OrderedDict[tuple[str, str], Adapter] = OrderedDict()
+        """By name and address: of one name there may be several."""
 
     def of(self, digest: str) -> Adapter | None:
         """The adapter of this content."""
@@ -59,27 +63,39 @@ class KnownAdapters:
             put_bounded(self._by_origin, origin, adapter)
         return adapter
 
-    def name(self, name: str, origin: CheckpointOrigin, adapter: Adapter) -> Adapter | None:
+    def name(
+        self, name: str, origin: CheckpointOrigin, adapter: Adapter, *, is_the_only: bool = False
+    ) -> list[Adapter]:
         """Note under which name and where an adapter was found last.
 
+        Args:
+            is_the_only: whether the name means no other adapter any more, wherever it lies.
+
         Returns:
-            The adapter that has lost its last name by that.
+            The adapters that have lost their last name by that.
         """
+        key = name, origin.address
         with self._lock:
-            before = self._by_name.get(name)
+            before = self._drop(name) if is_the_only else {self._meant.get(key, adapter)}
             adapter.origin = origin  # a copy elsewhere that it was read from may be gone by now
             put_bounded(self._by_origin, origin, adapter)
             put_bounded(self._by_name, name, adapter)
-            return None if before in (None, adapter) else self._unless_named(before)
+            put_bounded(self._meant, key, adapter)
+            return self._unnamed(before - {adapter})
 
-    def forget(self, name: str) -> Adapter | None:
-        """Drop a name; returns its adapter if that was the last."""
+    def forget(self, name: str) -> list[Adapter]:
+        """Drop a name; returns those of its adapters whose last it was."""
         with self._lock:
-            adapter = self._by_name.pop(name, None)
-            return None if adapter is None else self._unless_named(adapter)
+            self._by_name.pop(name, None)
+            return self._unnamed(self._drop(name))
 
-    def _unless_named(self, adapter: Adapter) -> Adapter | None:
-        return None if adapter in self._by_name.values() else adapter
+    def _drop(self, name: str) -> set[Adapter]:
+        """Forget what a name means anywhere."""
+        keys = [key for key in self._meant if key[0] == name]
+        return {self._meant.pop(key) for key in keys}
+
+    def _unnamed(self, adapters: set[Adapter]) -> list[Adapter]:
+        return list(adapters.difference(self._meant.values())) if adapters else []
 
 
 def put_bounded(table: OrderedDict[Key, Value], key: Key, value: Value) -> None:

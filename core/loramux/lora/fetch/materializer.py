@@ -130,12 +130,12 @@ class Materializer:
         """The adapter of these bytes, if anybody knows it."""
         return self._known.of(digest)
 
-    def forget(self, name: str) -> Adapter | None:
-        """Drop a name; returns its adapter, gone from the host, if no other name needs it."""
-        adapter = self._known.forget(name)
-        if adapter is not None:
+    def forget(self, name: str) -> list[Adapter]:
+        """Drop a name; returns its adapters, gone from the host, that no other name needs."""
+        adapters = self._known.forget(name)
+        for adapter in adapters:
             self.host_cache.discard(adapter.digest)
-        return adapter
+        return adapters
 
     @property
     def num_joins(self) -> int:
@@ -205,8 +205,9 @@ class Materializer:
         self, request: LoRARequest, origin: CheckpointOrigin, adapter: Adapter
     ) -> Adapter:
         """Note under which name and where the adapter was found; tell of what it replaces."""
-        replaced = self._known.name(request.lora_name, origin, adapter)
-        if replaced is not None:
+        for replaced in self._known.name(
+            request.lora_name, origin, adapter, is_the_only=request.load_inplace
+        ):
             self.on_replaced(replaced)
         return adapter
 

@@ -38,6 +38,11 @@ class LocalCheckpoint:
         """Where it is, for people."""
         return str(self.directory)
 
+    @property
+    def address(self) -> str:
+        """Where it is, whatever lies there by now."""
+        return str(self.directory)
+
     @contextmanager
     def opened(self, cache: DiskCache, progress: FetchProgress) -> Iterator[LocalCheckpoint]:
         """The checkpoint itself: its files are here."""
@@ -55,6 +60,11 @@ class RemoteCheckpoint:
     def place(self) -> str:
         """Where it is, for people."""
         return f"{self.source.uri} at {self.source.revision}"
+
+    @property
+    def address(self) -> str:
+        """Where it is, whatever lies there by now."""
+        return self.source.uri
 
     @contextmanager
     def opened(self, cache: DiskCache, progress: FetchProgress) -> Iterator[LocalCheckpoint]:
