@@ -140,7 +140,7 @@ def test_a_page_of_another_site_changes_nothing_where_no_key_is_needed(site: str
 def test_a_wrong_key_is_told_from_none(server: RunningServer) -> None:
     for key, says in (("wrong", "does not know the API key"), ("", "needs an API key")):
         with server.http() as client:
-            sent = {"authorization": f"Bearer {key}"}
+            sent = {"authorization": f"Bearer {key}".strip()}
             answer = client.get("/v1/models", headers=sent)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert says in answer.json()["error"]["message"]
