@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import statistics
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from blake3 import blake3
 
 from loramux.bench.random_model import ModelShape
 from loramux.lora.checkpoint import finite, tensor_file
@@ -127,7 +127,7 @@ class Stages:
         measure("fresh memory, touched", lambda: touch(host_buffer(size)), n)
         measure("small pages, touched", lambda: touch(np.zeros(size, np.uint8)), n)
         measure("system calls into warm memory", fill, n)
-        measure("SHA-256", lambda: [hashlib.sha256(p.data).digest() for p in pieces], n)
+        measure("BLAKE3", lambda: [blake3(p.data).digest() for p in pieces], n)
         measure("NaN and infinity", lambda: [finite.holds_non_finite(p, bf16) for p in pieces], n)
 
     def pieces(self, number: int) -> float:

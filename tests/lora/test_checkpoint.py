@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 from pathlib import Path
 
 import pytest
 import torch
+from blake3 import blake3
 
 from loramux.lora.checkpoint.peft_config import parse_config
 from tests.lora.peft_adapters import (
@@ -141,15 +141,15 @@ def test_digest_covers_tensors_and_configuration(adapter):
 
 
 @pytest.mark.parametrize("piece_bytes", [64, 2**24])
-def test_digest_is_a_tree_of_sha256(adapter, piece_bytes, monkeypatch):
+def test_digest_is_a_tree_of_hashes(adapter, piece_bytes, monkeypatch):
     monkeypatch.setattr("loramux.lora.checkpoint.pieces.PIECE_BYTES", piece_bytes)
     content = (adapter / "adapter_model.safetensors").read_bytes()
     data = 8 + int.from_bytes(content[:8], "little")
     parts = [content[:data]]
     parts += [content[i : i + piece_bytes] for i in range(data, len(content), piece_bytes)]
     config = parse_config((adapter / "adapter_config.json").read_bytes())
-    leaves = b"".join(hashlib.sha256(part).digest() for part in parts)
-    expected = hashlib.sha256(config.identity() + b"\0" + leaves).hexdigest()
+    leaves = b"".join(blake3(part).digest() for part in parts)
+    expected = blake3(config.identity() + b"\0" + leaves).hexdigest()
     for threads in ("1", "3"):
         monkeypatch.setenv("LORAMUX_READ_THREADS", threads)
         assert read(adapter).digest == expected

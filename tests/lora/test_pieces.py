@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
+from blake3 import blake3
 
 from loramux.env import EnvironmentVariableError
 from loramux.lora.checkpoint import pieces as pieces_module
@@ -55,7 +55,7 @@ def test_content_and_hashes(descriptor, threads, origin, size):
     read = read_pieces(descriptor, origin, size, lambda piece, start: False)
     assert read.content.tobytes() == expected
     parts = [expected[start : start + PIECE] for start in range(0, size, PIECE)]
-    assert read.hashes == b"".join(hashlib.sha256(part).digest() for part in parts)
+    assert read.hashes == b"".join(blake3(part).digest() for part in parts)
 
 
 def test_each_byte_is_read_once_even_if_the_system_brings_little(descriptor, threads, monkeypatch):

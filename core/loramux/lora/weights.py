@@ -35,7 +35,7 @@ class LowRankPair:
 class AdapterWeights:
     """One adapter, read and checked, in host memory.
 
-    ``digest`` is the identity: SHA-256 (hex) over the tensor bytes and every configuration field
+    ``digest`` is the identity: BLAKE3 (hex) over the tensor bytes and every configuration field
     that changes what is computed. ``pairs`` maps a site's name to its update; a site that is not
     in it is left as the base model computes it.
     """

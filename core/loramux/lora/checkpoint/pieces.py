@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from blake3 import blake3
 
 from loramux.lora.checkpoint.finite import Bytes
 from loramux.lora.checkpoint.host_buffer import Allocate, host_buffer
@@ -28,7 +29,7 @@ class Pieces:
 
     Args:
         content: the bytes.
-        hashes: SHA-256 of each ``PIECE_BYTES`` of them, one after another; the last may be less.
+        hashes: BLAKE3 of each ``PIECE_BYTES`` of them, one after another; the last may be less.
         suspicious: positions of the pieces that ``inspect`` said yes to.
     """
 
@@ -71,7 +72,7 @@ def reading_pieces(
         start = position * PIECE_BYTES
         piece = content[start : start + PIECE_BYTES]
         _fill(piece, descriptor, origin + start)
-        hashes[position] = hashlib.sha256(piece.data).digest()
+        hashes[position] = blake3(piece.data).digest()
         if inspect(piece, start):
             suspicious.append(position)
 

