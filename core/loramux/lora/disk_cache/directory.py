@@ -160,15 +160,14 @@ class LockedDirectory:
         sizes = self._sizes()
         total, count = sum(sizes.values()), len(sizes)
         most = count if count <= MAX_ADAPTERS else _fewer(MAX_ADAPTERS)
-        if total > limit or count > most:
-            for name in sorted(sizes, key=lambda name: self._last_use(name, sizes[name])):
-                if total <= limit and count <= most:
-                    break
-                path = self._directory.adapters / name
-                if not is_held(path / MANIFEST):
-                    self.discard(path)
-                    self._directory.evictions.add()
-                    total, count = total - sizes[name], count - 1
+        for name in self._least_used_first(sizes) if total > limit or count > most else ():
+            if total <= limit and count <= most:
+                break
+            path = self._directory.adapters / name
+            if not is_held(path / MANIFEST):
+                self.discard(path)
+                self._directory.evictions.add()
+                total, count = total - sizes[name], count - 1
         if self.trash or len(os.listdir(self._directory.sources)) > MAX_SOURCES:
             self._drop_links()
         return total
@@ -185,10 +184,11 @@ class LockedDirectory:
         manifest = read_manifest(self._directory.adapters / name)
         return 0 if manifest is None else manifest.size
 
-    def _last_use(self, name: str, size: int) -> int:
-        """When an adapter was last used; a broken one goes first."""
-        if size == 0:
-            return 0
+    def _least_used_first(self, sizes: dict[str, int]) -> list[str]:
+        """What was not used for longest goes first, and what is broken before that."""
+        return sorted(sizes, key=lambda name: self._last_use(name) if sizes[name] else 0)
+
+    def _last_use(self, name: str) -> int:
         try:
             return os.stat(self._directory.adapters / name / MANIFEST).st_mtime_ns
         except FileNotFoundError:
