@@ -140,3 +140,14 @@ def test_calls_that_a_grammar_guarantees() -> None:
     text = '[ {"name": "a", "parameters": {}}, {"name": "b", "parameters": {"c": [1]}}]'
     assert read(required_calls(), [*text])["calls"] == [("a", {}), ("b", {"c": [1]})]
     assert read(NamedCall("a"), ['{"x"', ": 1}", ""])["calls"] == [("a", {"x": 1})]
+
+
+@pytest.mark.parametrize("after", ["", " ", "\n\t\t"])
+def test_arguments_end_with_their_last_brace(after: str) -> None:
+    """Models write space between the arguments and what ends the call."""
+    text = f'[{{"name": "f", "parameters": {{ "a": {{"b": 1 }} }}{after}}}]'
+    for pieces in ([text], list(text)):
+        reader = CallReader(required_calls(), False)
+        deltas = [reader.delta(piece, is_last=False) for piece in pieces]
+        calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
+        assert "".join(call["function"]["arguments"] for call in calls) == '{ "a": {"b": 1 } }'

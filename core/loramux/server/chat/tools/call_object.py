@@ -94,12 +94,16 @@ class CallObject:
             self._in_string = False
 
     def _put(self, character: str) -> None:
-        if not self._text and character.isspace():
+        if character.isspace() and self._is_beside_value():
             return
         self._text.append(character)
         if self._key in ARGUMENT_KEYS:
             self._arguments = self._arguments or []
             self._arguments.append(character)
+
+    def _is_beside_value(self) -> bool:
+        """Whether a key or a value has not begun, or has come to its last brace."""
+        return not self._text or (self._depth == 1 and self._text[-1] == "}")
 
     def _end_key(self) -> None:
         key = _string(self._text)
