@@ -23,6 +23,7 @@ from huggingface_hub import (
 
 from loramux.errors import AdapterError
 from loramux.lora.disk_cache.cache import DiskCache
+from loramux.lora.hub import ledger
 from loramux.lora.hub.cache import cached_commit
 from loramux.lora.hub.record import Record
 from loramux.lora.hub.source import HubSource
@@ -99,6 +100,15 @@ def test_the_least_recently_used_makes_room(commit, directory):
     assert cached(commit) == "acd"
     assert scan().size_on_disk == 21 + 3 * 500
     assert not scan().warnings
+
+
+def test_adapters_of_a_few_bytes_are_bounded_too(commit, directory, monkeypatch):
+    monkeypatch.setattr(ledger, "MAX_RECORDS", 2)
+    cache = DiskCache(directory, 10**9)
+    for name in "abac":
+        assert use(cache, commit, name) == name.encode() * 500
+    assert cached(commit) == "ac"
+    assert len(records(directory)) == 2
 
 
 def test_what_made_room_is_fetched_again(commit, directory, hub):

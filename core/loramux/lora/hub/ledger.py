@@ -22,6 +22,9 @@ from loramux.lora.disk_cache.file_lock import FileLock, is_held
 from loramux.lora.hub.record import Record
 from loramux.lora.hub.snapshot import Inode, Snapshot
 
+MAX_RECORDS = 1024
+"""Bounds what adapters of a few bytes take: files, and time, since each download reads them all."""
+
 
 class HubLedger:
     """The records in one directory; safe between threads and between processes.
@@ -106,18 +109,21 @@ class HubLedger:
             path.unlink()
 
     def _evict(self, limit: int) -> None:
-        """Remove what was not used for longest and nobody holds, down to ``limit`` bytes."""
+        """Remove what was not used for longest and nobody holds, down to ``limit`` bytes.
+
+        And down to ``MAX_RECORDS`` adapters.
+        """
         paths = sorted(self._records(), key=lambda path: path.stat().st_mtime_ns)
         records = {path: record for path in paths if (record := Record.read(path)) is not None}
         sizes: dict[Inode, int] = {}  # several commits may share a content
         for record in records.values():
             sizes |= record.sizes()
-        total = sum(sizes.values())
+        total, count = sum(sizes.values()), len(records)
         for path, record in records.items():
-            if total <= limit:
+            if total <= limit and count <= MAX_RECORDS:
                 return
             if not is_held(path):
-                total -= record.remove()
+                total, count = total - record.remove(), count - 1
                 path.unlink()
 
     def _records(self) -> list[Path]:
