@@ -45,14 +45,14 @@ def chat(server: RunningServer) -> httpx.Response:
 
 
 def test_prompts_times_n_is_bounded(server: RunningServer) -> None:
-    response = complete(server, prompt=["ab"] * 9, n=128)
+    response = complete(server, prompt=["ab"] * 17, n=128)
     assert response.status_code == 400
     error = response.json()["error"]
     assert error["param"] == "n"
-    assert "1152 sequences" in error["message"]
-    assert "1024" in error["message"]
+    assert "2176 sequences" in error["message"]
+    assert "2048" in error["message"]
     assert server.engine.served == []
-    assert complete(server, prompt=["ab"] * 8, n=128, max_tokens=1).status_code == 200
+    assert complete(server, prompt=["a"] * 2048, max_tokens=1).status_code == 200
 
 
 def test_more_than_there_will_ever_be_places_is_no_use_trying_again(busy: RunningServer) -> None:

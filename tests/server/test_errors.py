@@ -53,7 +53,7 @@ def check_error(response: httpx.Response, status: int, kind: str, says: str) -> 
         ({"prompt": ["a", 1]}, "prompt", "prompt must be a string"),
         ({"prompt": [[]]}, "prompt", "prompt must be a string"),
         ({"prompt": [True]}, "prompt", "prompt must be a string"),
-        ({"prompt": ["a"] * 1025}, "prompt", "1025 prompts"),
+        ({"prompt": ["a"] * 2049}, "prompt", "2049 prompts"),
         ({"prompt": [-1], "echo": True}, "prompt", "Token ids must be"),
         ({"prompt": [-1] * MAX_MODEL_LEN, "echo": True}, "prompt", "the prompt alone has 256"),
         ({"prompt": "ab", "temperature": "warm"}, "temperature", "number"),

@@ -11,7 +11,7 @@ from loramux.errors import EngineBusyError, InvalidRequestError
 from loramux.server.access.caller import access_of
 from loramux.server.access.quotas import Quotas
 
-MAX_SEQUENCES = 1024
+MAX_SEQUENCES = 2048
 """Most sequences one request may ask for: its prompts times ``n``."""
 
 _SCOPE_KEY = "loramux.places"

@@ -13,8 +13,9 @@ from loramux.errors import InvalidRequestError
 
 Result = TypeVar("Result")
 
-MAX_PROMPTS = 1024
-"""Most prompts one request may carry; each is a sequence of its own in the batch."""
+MAX_PROMPTS = 2048
+"""Most prompts one request may carry, which is how many inputs OpenAI's API embeds at once; each is
+a sequence of its own in the batch."""
 
 
 _TOKENS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
