@@ -14,7 +14,8 @@ import torch
 from loramux.errors import AdapterRefusedError
 from loramux.lora.adapter import Adapter
 from loramux.lora.device.admission import AdapterAdmission
-from loramux.lora.device.pool import MAX_FETCHING, DevicePool
+from loramux.lora.device.coming import MAX_COMING
+from loramux.lora.device.pool import DevicePool
 from loramux.lora.device.store import TensorStore
 from loramux.lora.weights import AdapterWeights, LowRankPair
 from tests.lora.residents import make_adapter
@@ -98,7 +99,7 @@ def fetched(pool: DevicePool, store: Store, digest: str, keep: set[str] = frozen
 def placed(pool: DevicePool, store: Store, digest: str) -> None:
     """Until a placement has ended that the engine's thread does not know of yet."""
     assert fetched(pool, store, digest)
-    while pool._arrived.empty():
+    while not pool._placing.has_arrivals:
         store.wait()
 
 
@@ -181,7 +182,7 @@ def test_what_waits_for_room_is_not_fetched_again(store, make_pool):
 def test_few_adapters_are_fetched_at_once_and_forgotten_ones_give_way(store, make_pool):
     pool = make_pool(1)
     store.gate.clear()
-    many = [make_adapter(f"{number}") for number in range(MAX_FETCHING + 1)]
+    many = [make_adapter(f"{number}") for number in range(MAX_COMING + 1)]
     for adapter in many[:-1]:
         assert pool.prefetch(adapter)
     assert not pool.prefetch(many[-1]), "all of them are wanted"
@@ -196,13 +197,13 @@ def test_few_adapters_are_fetched_at_once_and_forgotten_ones_give_way(store, mak
 def test_an_order_takes_the_place_of_one_that_is_fetched_and_of_no_other(store, make_pool):
     pool = make_pool(1)
     store.gate.clear()
-    waiting = [make_adapter(f"{number}") for number in range(MAX_FETCHING)]
+    waiting = [make_adapter(f"{number}") for number in range(MAX_COMING)]
     for adapter in waiting:
         assert pool.prefetch(adapter)
     fetching = {digest: coming.weights for digest, coming in pool._coming.items()}
     pool.order(ADAPTERS["a"])
     pool.collect()
-    assert [pool.prefetch(adapter) for adapter in waiting] == [True] * (MAX_FETCHING - 1) + [False]
+    assert [pool.prefetch(adapter) for adapter in waiting] == [True] * (MAX_COMING - 1) + [False]
     now = {digest: coming.weights for digest, coming in pool._coming.items()}
     given_up = [digest for digest, weights in fetching.items() if now.get(digest) is not weights]
     assert given_up == [waiting[-1].digest]

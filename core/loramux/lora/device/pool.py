@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from loramux.errors import AdapterUnavailableError
 from loramux.lora.adapter import Adapter
+from loramux.lora.device.coming import ComingAdapter, ComingAdapters
 from loramux.lora.device.orders import PlacementOrders
+from loramux.lora.device.placing import PlacingAdapters
 from loramux.lora.device.resident import ResidentAdapter, ResidentPair
 from loramux.lora.device.store import AdapterStore
 from loramux.lora.weights import AdapterWeights
 from loramux.observability.distribution import STAGE_SECONDS, Distribution
 
 __all__ = ["DevicePool", "ResidentAdapter", "ResidentPair"]
-
-MAX_FETCHING = 8
-"""Adapters on their way to the host for the pool's sake, or there and waiting for room."""
-
-PLACING_THREADS = 2
-"""So that one adapter's tensors are gathered while another's cross the bus."""
-
-
-@dataclass(eq=False)
-class ComingAdapter:
-    """An adapter that has no room yet: its tensors come first, their sizes decide."""
-
-    adapter: Adapter
-    weights: Future[AdapterWeights]
-    resident: ResidentAdapter | None = None
-    is_retired: bool = False
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether its tensors will not come."""
-        weights = self.weights
-        return weights.done() and (weights.cancelled() or weights.exception() is not None)
 
 
 @dataclass
@@ -66,20 +45,16 @@ class DevicePool:
     place_seconds: Distribution = field(default_factory=lambda: Distribution(STAGE_SECONDS))
 
     _resident: OrderedDict[str, ResidentAdapter] = field(default_factory=OrderedDict)
-    _coming: dict[str, ComingAdapter] = field(default_factory=dict)
-    _placing: dict[str, ResidentAdapter] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
     _wanted: set[str] = field(default_factory=set)
     """Digests asked for since the last ``collect``."""
-    _arrived: queue.SimpleQueue[tuple[ResidentAdapter, BaseException | None]] = field(
-        default_factory=queue.SimpleQueue
-    )
     _to_mark: queue.SimpleQueue[tuple[str, bool]] = field(default_factory=queue.SimpleQueue)
     """Digests in the order in which they were retired (True), or asked for again (False)."""
     _orders: PlacementOrders = field(default_factory=PlacementOrders)
 
     def __post_init__(self) -> None:
-        self._threads = ThreadPoolExecutor(PLACING_THREADS, thread_name_prefix="loramux-place")
+        self._coming = ComingAdapters(self.fetch_weights, self._tell)
+        self._placing = PlacingAdapters(self.store, self._tell)
 
     @property
     def resident_digests(self) -> frozenset[str]:
@@ -113,11 +88,9 @@ class DevicePool:
         self._wanted.add(digest)
         if digest in self._resident or digest in self._placing or digest in self._failures:
             return True
-        coming = self._coming.get(digest)
+        coming = self._coming.ask_for(adapter, self._wanted)
         if coming is None:
-            if len(self._coming) >= MAX_FETCHING and not self._drop_unwanted():
-                return False
-            coming = self._coming[digest] = self._fetch(adapter)
+            return False
         return not coming.weights.done() or self._give_room(coming, keep)
 
     def note_waiting(self, adapter: Adapter) -> None:
@@ -129,8 +102,8 @@ class DevicePool:
         while not self._to_mark.empty():
             self._mark(*self._to_mark.get())
         self._free_unwanted()
-        while not self._arrived.empty():
-            self._take_in(*self._arrived.get())
+        for resident, failure in self._placing.take_arrivals():
+            self._take_in(resident, failure)
         self._wanted.clear()
         self._orders.advance(self)
 
@@ -181,14 +154,12 @@ class DevicePool:
         Called when no step runs any more; who waits for an order is told.
         """
         self._orders.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._placing.shutdown()
         self.store.shutdown()
 
-    def _fetch(self, adapter: Adapter) -> ComingAdapter:
-        weights = self.fetch_weights(adapter)
-        if not weights.done():
-            weights.add_done_callback(lambda _: self.on_change())
-        return ComingAdapter(adapter, weights)
+    def _tell(self) -> None:
+        """On any thread; ``on_change`` may have been set since the pool was made."""
+        self.on_change()
 
     def _give_room(self, coming: ComingAdapter, keep: Collection[str]) -> bool:
         """Start placing an adapter whose tensors are on the host; False if there is no room."""
@@ -200,14 +171,13 @@ class DevicePool:
             self._check_pins_leave_room(coming.resident)
         except BaseException as error:  # libraries that panic on other threads raise those
             self._failures[digest] = _as_exception(error)
-            del self._coming[digest]
+            self._coming.remove(digest)
             return True
         if not self._make_room(coming.resident, keep):
             return False
-        del self._coming[digest]
+        self._coming.remove(digest)
         coming.resident.is_retired = coming.is_retired
-        self._placing[digest] = coming.resident
-        self._threads.submit(self._place, coming.resident, weights)
+        self._placing.begin(coming.resident, weights)
         return True
 
     def _check_pins_leave_room(self, resident: ResidentAdapter) -> None:
@@ -241,21 +211,8 @@ class DevicePool:
             self.num_evictions += 1
         return True
 
-    def _place(self, resident: ResidentAdapter, weights: AdapterWeights) -> None:
-        """Runs on a placing thread; every outcome is reported to the engine's thread."""
-        started = time.monotonic()
-        failure: BaseException | None = None
-        try:
-            self.store.fill(resident, weights)
-        except BaseException as error:  # whatever is not reported would be waited for for ever
-            failure = error
-        resident.adapter.note_stage("place", started, time.monotonic())
-        self._arrived.put((resident, failure))
-        self.on_change()
-
     def _take_in(self, resident: ResidentAdapter, failure: BaseException | None) -> None:
         digest = resident.digest
-        del self._placing[digest]
         if failure is not None:
             self.store.free(resident)
             self._failures[digest] = _as_exception(failure)
@@ -279,27 +236,12 @@ class DevicePool:
         elif digest in self._coming:
             self._coming[digest].is_retired = is_retired
 
-    def _drop_unwanted(self) -> bool:
-        """Give up the latest adapter that has no room yet and that nobody has asked for again.
-
-        The latest, since they are asked for in their order: those before it may yet be.
-        """
-        for digest, coming in reversed(self._coming.items()):
-            if digest not in self._wanted:
-                coming.weights.cancel()
-                del self._coming[digest]
-                return True
-        return False
-
     def _free_unwanted(self) -> None:
         """Free what was retired, and forget what failed, on its way to requests gone since."""
         for resident in list(self._resident.values()):
             if resident.is_retired and resident.digest not in self._wanted:
                 self._free_if_retired(resident)
-        for digest, coming in list(self._coming.items()):
-            if (coming.is_retired or coming.has_failed) and digest not in self._wanted:
-                coming.weights.cancel()
-                del self._coming[digest]
+        self._coming.forget_past(self._wanted)
         for digest in self._failures.keys() - self._wanted:
             del self._failures[digest]
 
