@@ -142,6 +142,8 @@ def test_models_lists_the_base_and_what_was_found(
     ask(server, adapter)
     client = server.openai()
     cards = {card.id: card for card in client.models.list()}
+    with server.http() as http:
+        assert http.get("/v1/models/").json() == http.get("/v1/models").json()
     assert list(cards)[:2] == ["base", "tiny"]
     assert cards["base"].owned_by == "loramux"
     assert (cards["base"].root, cards["base"].parent) == ("tiny/base", None)

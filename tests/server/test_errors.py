@@ -70,7 +70,11 @@ def check_error(response: httpx.Response, status: int, kind: str, says: str) -> 
         ({"prompt": "ab", "logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias", "1024"),
         ({"prompt": "ab", "stop_token_ids": list(range(1025))}, "stop_token_ids", "1024"),
         ({"prompt": "ab", **{f"x{i}": i for i in range(1024)}}, None, "1025 fields, and at most"),
-        ({"prompt": "ab", "stream_options": {}}, None, "stream_options can only be given"),
+        (
+            {"prompt": "ab", "stream_options": {}},
+            "stream_options",
+            "stream_options can only be given",
+        ),
         ({"prompt": "ab", "best_of": 2}, "best_of", "best_of must be n"),
         ({"prompt": "ab", "suffix": "."}, "suffix", "'suffix' is not supported"),
         (
@@ -115,6 +119,15 @@ def test_invalid_fields(
     [
         ({"messages": []}, "messages must hold at least one message."),
         (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages[0] has a part of type 'text' without a text; give it one.",
+        ),
+        (
+            {"messages": [{"role": "user", "content": ["a"]}]},
+            "messages[0] has content of type 'str'; only text is supported, as "
+            '{"type": "text", "text": "..."}.',
+        ),
+        (
             {"messages": [{"role": "user", "content": ""}] * (MAX_MODEL_LEN + 1)},
             "This model's maximum context length is 256 tokens, and the chat has 257 messages; "
             "leave some out.",
@@ -133,7 +146,9 @@ def test_what_is_said_of_a_chat_is_one_sentence(
     server: RunningServer, body: dict[str, Any], message: str
 ) -> None:
     response = post(server, body, "/v1/chat/completions")
-    assert check_error(response, 400, "BadRequestError", "")["message"] == message
+    error = check_error(response, 400, "BadRequestError", "")
+    assert error["message"] == message
+    assert error["param"].partition("[")[0] in body
 
 
 @pytest.mark.parametrize(
@@ -186,14 +201,14 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"tools": [{"type": "function"}]}, "tools.0.function", "Field required"),
         ({"tools": [TOOL]}, "tool_choice", "requires --enable-auto-tool-choice"),
         ({"tools": [TOOL] * 1025}, "tools", "at most 1024 items"),
-        ({"tools": [TOOL, TOOL], "tool_choice": "required"}, None, "two functions named 'f'"),
-        ({"tool_choice": "required"}, None, "there are no tools"),
+        ({"tools": [TOOL, TOOL], "tool_choice": "required"}, "tools", "two functions named 'f'"),
+        ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"tool_choice": "x"}, "tool_choice", "must be 'none', 'auto', 'required', or"),
         ({"tool_choice": {"type": "function"}}, "tool_choice", '"function": {"name": "..."}}.'),
         ({"chat_template_kwargs": {f"x{i}": i for i in range(257)}}, "chat_template_kwargs", "256"),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
-            None,
+            "tool_choice",
             "'g', which is not among the tools",
         ),
         (

@@ -18,6 +18,7 @@ from loramux.server.state import Server, ServerState
 router = APIRouter()
 
 
+@router.get("/v1/models/", include_in_schema=False)
 @router.get("/v1/models", **answers(ModelList))
 async def list_models(request: Request, server: Server) -> JSONResponse:
     """The base model under each of its names, then the adapters."""

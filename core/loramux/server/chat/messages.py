@@ -51,10 +51,19 @@ def _text(where: str, content: Any) -> str:
             "of parts.",
             where,
         )
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise InvalidRequestError(
-                f"{where} has content of type {kind!r}; only text is supported.", where
-            )
-    return "\n".join(part["text"] for part in content)
+    return "\n".join(_text_of_part(where, part) for part in content)
+
+
+def _text_of_part(where: str, part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    if kind != "text":
+        raise InvalidRequestError(
+            f"{where} has content of type {kind!r}; only text is supported, as "
+            '{"type": "text", "text": "..."}.',
+            where,
+        )
+    if not isinstance(part.get("text"), str):
+        raise InvalidRequestError(
+            f"{where} has a part of type 'text' without a text; give it one.", where
+        )
+    return str(part["text"])

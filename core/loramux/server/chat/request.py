@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from loramux.errors import InvalidRequestError
 from loramux.sampling_params import SamplingParams
 from loramux.server.chat.template import ChatFields
 from loramux.server.chat.tools.forms import form_of_calls
@@ -26,7 +27,9 @@ class ChatRequest(SamplingFields, ChatFields):
     @model_validator(mode="after")
     def _check_logprobs(self) -> Self:
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs can only be given when logprobs is true")
+            raise InvalidRequestError(
+                "top_logprobs can only be given when logprobs is true.", "top_logprobs"
+            )
         return self
 
     @property

@@ -87,11 +87,12 @@ class ChatFields(ToolFields):
     @model_validator(mode="after")
     def _check_ending(self) -> Self:
         if not self.messages:
-            raise ValueError("messages must hold at least one message")
+            raise InvalidRequestError("messages must hold at least one message.", "messages")
         if self.continue_final_message and self.add_generation_prompt:
             if "add_generation_prompt" in self.model_fields_set:
-                raise ValueError(
-                    "continue_final_message and add_generation_prompt cannot both be true"
+                raise InvalidRequestError(
+                    "continue_final_message and add_generation_prompt cannot both be true.",
+                    "continue_final_message",
                 )
             self.add_generation_prompt = False
         return self

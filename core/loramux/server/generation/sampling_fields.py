@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from loramux.errors import InvalidRequestError
 from loramux.sampling_params import MAX_N, MAX_TEMPERATURE, RequestOutputKind, SamplingParams
 from loramux.server.generation.structured_fields import StructuredFields
 from loramux.server.http.errors import bad_request
@@ -87,7 +88,9 @@ class SamplingFields(StructuredFields):
     @model_validator(mode="after")
     def _check_stream_options(self) -> Self:
         if "stream_options" in self.model_fields_set and not self.stream:
-            raise ValueError("stream_options can only be given when stream is true")
+            raise InvalidRequestError(
+                "stream_options can only be given when stream is true.", "stream_options"
+            )
         return self
 
     def sampling_params(

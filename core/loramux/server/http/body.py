@@ -12,6 +12,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from loramux.errors import InvalidRequestError
 from loramux.server.http.errors import bad_request
 from loramux.server.http.json_structure import may_hold_more, num_parts
 
@@ -68,11 +69,13 @@ def validate(model: type[Model], payload: dict[str, Any]) -> Model:
         given = {k: v for k, v in payload.items() if v is not None}
         return model.model_validate(given, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, _path_in(payload, first)))
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
         where = f"{field}: " if field else ""
-        raise bad_request(f"{where}{message}.", field or None) from None
+        cause = first.get("ctx", {}).get("error")
+        param = cause.param if isinstance(cause, InvalidRequestError) else field
+        raise bad_request(f"{where}{message}.", param or None) from None
 
 
 def _path_in(payload: Any, error: ErrorDetails) -> Iterator[int | str]:

@@ -15,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from loramux.errors import InvalidRequestError
+
 MAX_TOOLS = 1024
 """Eight times as many as OpenAI's API takes; a chat template writes each of them out."""
 
@@ -77,13 +79,18 @@ class ToolFields(BaseModel):
     def _check_tools(self) -> Self:
         names = Counter(tool.function.name for tool in self.tools)
         if twice := [name for name, times in names.items() if times > 1]:
-            raise ValueError(f"tools has two functions named {twice[0]!r}; rename one")
+            raise InvalidRequestError(
+                f"tools has two functions named {twice[0]!r}; rename one.", "tools"
+            )
         choice = self.tool_choice
         if choice == "required" and not names:
-            raise ValueError("tool_choice is 'required', and there are no tools; give some")
+            raise InvalidRequestError(
+                "tool_choice is 'required', and there are no tools; give some.", "tool_choice"
+            )
         if isinstance(choice, NamedToolChoice) and choice.function.name not in names:
-            raise ValueError(
-                f"tool_choice names {choice.function.name!r}, which is not among the tools"
+            raise InvalidRequestError(
+                f"tool_choice names {choice.function.name!r}, which is not among the tools.",
+                "tool_choice",
             )
         return self
 
