@@ -306,6 +306,8 @@ def test_a_name_means_one_adapter_here_and_another_there(make, tmp_path):
     for path in (mine, yours):
         materializer.load(request(path)).result(TIMEOUT)
     assert replaced == []
+    told = [(info.name, info.digest) for info in materializer.infos()]
+    assert told == [("a", adapter.digest) for adapter in adapters]
     renewed = materializer.load(request(save(tmp_path / "mine", "renewed"))).result(TIMEOUT)
     assert replaced == [adapters[0]]
     assert set(materializer.forget("a")) == {renewed, adapters[1]}

@@ -6,6 +6,7 @@ import http.client
 import itertools
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -254,6 +255,18 @@ def test_more_adapters_in_memory_than_labels(server: RunningServer) -> None:
     shown = Scrape.of(server).labels("lora_adapter_loaded", "adapter_name")
     assert len(shown) == MAX_SERIES
     assert f"loaded-{3 * MAX_SERIES - 1}" in shown
+
+
+def test_a_name_that_means_two_adapters_is_one_series(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.engine.loads.append(LoRARequest("bot", 1, "/somewhere"))
+    (info,) = [info for info in server.engine.adapter_infos() if info.name == "bot"]
+    infos = [info, replace(info, digest="another caller's")]
+    monkeypatch.setattr(server.engine, "adapter_infos", lambda: infos)
+    shown = Scrape.of(server)
+    assert shown.value("lora_adapter_loaded", adapter_name="bot") == 1
+    assert shown.value("lora_adapters", tier="host") == 2
 
 
 def test_what_no_scrape_has_seen_of_an_adapter_is_not_lost() -> None:

@@ -30,8 +30,6 @@ class KnownAdapters:
         self._lock = threading.Lock()
         self._by_digest: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
         self._by_origin: OrderedDict[CheckpointOrigin, Adapter] = OrderedDict()
-        self._by_name: OrderedDict[str, Adapter] = OrderedDict()
-        """The latest that was asked for under each."""
         self._meant: OrderedDict[tuple[str, str], Adapter] = OrderedDict()
         """By name and address: of one name there may be several."""
 
@@ -48,7 +46,8 @@ class KnownAdapters:
     def named(self) -> list[tuple[str, Adapter]]:
         """Names and their adapters, the latest asked for last."""
         with self._lock:
-            return list(self._by_name.items())
+            found = [(name, adapter) for (name, _), adapter in self._meant.items()]
+        return list(dict.fromkeys(reversed(found)))[::-1]  # once, if it lies at two addresses
 
     def adopt(self, origin: CheckpointOrigin, weights: AdapterWeights) -> Adapter:
         """The adapter that was read there: a new one, or one that is already known elsewhere."""
@@ -79,14 +78,12 @@ class KnownAdapters:
             before = self._drop(name) if is_the_only else {self._meant.get(key, adapter)}
             adapter.origin = origin  # a copy elsewhere that it was read from may be gone by now
             put_bounded(self._by_origin, origin, adapter)
-            put_bounded(self._by_name, name, adapter)
             put_bounded(self._meant, key, adapter)
             return self._unnamed(before - {adapter})
 
     def forget(self, name: str) -> list[Adapter]:
         """Drop a name; returns those of its adapters whose last it was."""
         with self._lock:
-            self._by_name.pop(name, None)
             return self._unnamed(self._drop(name))
 
     def _drop(self, name: str) -> set[Adapter]:

@@ -30,7 +30,8 @@ TIERS = ("device", "host", "disk")
 def whole_state(server: ServerState, activity: Activity, caller: Caller) -> dict[str, Any]:
     """Everything the page begins with; of adapters the sums, and each that the caller may use."""
     infos = server.engine.adapter_infos()
-    shown = [info for info in infos if caller.may_use(info.name)]
+    # A name may mean another adapter to each caller: the latest is shown.
+    shown = list({info.name: info for info in infos if caller.may_use(info.name)}.values())
     return {
         "version": __version__,
         "model": server.engine.args.model,

@@ -30,9 +30,9 @@ def _requests_info(
     server: ServerState, stats: EngineStats, infos: Sequence[AdapterInfo], caller: Caller
 ) -> Metric:
     """vLLM's, as routers read it: names in labels, the time of the scrape as the value."""
-    digests = {info.name: info.digest for info in infos}
+    runs = {info.name for info in infos if info.digest in stats.running_adapters}
     names = sorted(filter(caller.may_use, server.metrics.adapters_in_use()))[:MAX_SERIES]
-    running = [name for name in names if digests.get(name) in stats.running_adapters]
+    running = [name for name in names if name in runs]
     waiting = [name for name in names if name not in running]
     labels = [str(server.engine.args.max_loras), ",".join(running), ",".join(waiting)]
     return gauges(
@@ -53,10 +53,11 @@ def _resident_families(infos: Sequence[AdapterInfo], caller: Caller) -> Iterator
         [((tier,), sum(i.num_bytes for i in adapters if i.tier == tier)) for tier in Tier],
     )  # fmt: skip
     in_memory = [info for info in infos if info.tier != Tier.DISK and caller.may_use(info.name)]
+    labels = dict.fromkeys((i.name, str(i.tier), str(i.rank)) for i in in_memory)  # each once
     yield gauges(
         "lora_adapter_loaded", "1 for each adapter in memory, the latest asked for.",
         ["adapter_name", "level", "rank"],
-        [((info.name, str(info.tier), str(info.rank)), 1) for info in in_memory[-MAX_SERIES:]],
+        [(one, 1) for one in list(labels)[-MAX_SERIES:]],
     )  # fmt: skip
 
 
