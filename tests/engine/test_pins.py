@@ -149,6 +149,21 @@ def test_a_pin_that_is_given_up_leaves_the_others_of_its_name(engine, world, mon
     asyncio.run(run())
 
 
+def test_pins_may_go_while_another_thread_reads_what_there_is(engine, world):
+    class Fading(dict):
+        def __contains__(self, name: object) -> bool:
+            found = super().__contains__(name)
+            self.pop(name, None)
+            return found
+
+    async def run() -> None:
+        await engine.pin_lora(world.lora("wide"))
+        engine._residency._pins = Fading(engine._residency._pins)
+        assert [info.name for info in engine.adapter_infos()] == ["wide"]
+
+    asyncio.run(run())
+
+
 def test_who_waits_for_room_is_told_of_the_engine_s_end(engine, world, monkeypatch):
     monkeypatch.setattr(engine._lora.pool.store, "reserve", lambda resident: False)
     wide = world.lora("wide")

@@ -161,15 +161,14 @@ class Residency:
             raise _too_large(num_bytes, device.num_bytes, "device", "--lora-memory-bytes")
 
     def infos(self) -> list[AdapterInfo]:
-        """Adapters the engine knows, the latest asked for last."""
-        references = self.pool.references()
+        """Adapters the engine knows, the latest asked for last; may be asked on any thread."""
+        references, pins = self.pool.references(), self._pins.copy()
         infos = self.materializer.infos(self.pool.resident_digests)
         return [
             replace(
                 info,
                 references=references.get(info.digest, 0),
-                is_pinned=info.name in self._pins
-                and self._pins[info.name].adapter.digest == info.digest,
+                is_pinned=info.name in pins and pins[info.name].adapter.digest == info.digest,
             )
             for info in infos
         ]
