@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from openai import BadRequestError
 
@@ -82,6 +84,23 @@ def test_logprobs(server: RunningServer) -> None:
         for entry in chunk.choices[0].logprobs.content
     ]
     assert tokens == ["<", "u"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_bytes_of_tokens_make_the_characters_that_they_are_part_of(
+    server: RunningServer, stream: bool
+) -> None:
+    messages = [{"role": "user", "content": "\N{SNOWMAN}é"}]
+    body = {"messages": messages, "max_tokens": 12, "logprobs": True, "stream": stream}
+    with server.http() as http:
+        said = http.post("/v1/chat/completions", json=body).text
+    answers = [
+        json.loads(line.removeprefix("data: ")) for line in said.split("\n\n") if line[-1:] == "}"
+    ]
+    choices = [choice["logprobs"] for answer in answers for choice in answer["choices"]]
+    entries = [entry for logprobs in choices if logprobs for entry in logprobs["content"]]
+    told = bytes(byte for entry in entries for byte in entry["bytes"])
+    assert told.decode() == "<user>\N{SNOWMAN}é<"
 
 
 def test_parts_of_text_become_one_text(server: RunningServer) -> None:

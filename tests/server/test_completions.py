@@ -156,6 +156,17 @@ def test_logprob_offsets_go_on_through_a_stream(server: RunningServer) -> None:
     assert offsets == [list(range(6))] * 2
 
 
+@pytest.mark.parametrize("prompt", ["a\N{SNOWMAN}é.", "é"])
+def test_logprob_offsets_count_characters(server: RunningServer, prompt: str) -> None:
+    """A character may be several tokens, all of which are where it is."""
+    fields = {"prompt": prompt, "echo": True, "logprobs": 0, "max_tokens": 0}
+    for extra in ({}, {"prompt": list(server.tokenizer(prompt)["input_ids"])}):
+        answer = server.openai().completions.create(model="base", **{**fields, **extra})
+        lengths = [len(character.encode()) for character in prompt]
+        expected = [place for place, length in enumerate(lengths) for _ in range(length)]
+        assert answer.choices[0].logprobs.text_offset == expected
+
+
 def test_minus_infinity_has_a_number_in_json(server: RunningServer) -> None:
     answer = server.openai().completions.create(model="base", prompt="ab", max_tokens=1, logprobs=3)
     assert min(answer.choices[0].logprobs.top_logprobs[0].values()) == -9999.0

@@ -53,6 +53,16 @@ class DetokenizerFactory:
             pieces[False].text if pieces else lambda token_id: self._decode([token_id])
         )
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """A token's own bytes, which may be part of a character.
+
+        Where tokens have none of their own, those of the token's text.
+        """
+        if self._pieces is None:
+            return self.token_texts[token_id].encode()
+        piece = self._pieces[False][token_id]
+        return piece if isinstance(piece, bytes) else piece.encode()
+
     def detokenizer(
         self, prompt_token_ids: Sequence[int], skip_special_tokens: bool = True
     ) -> Detokenizer:

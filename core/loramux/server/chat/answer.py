@@ -11,6 +11,7 @@ from loramux.server.chat.tools.options import ToolOptions
 from loramux.server.chat.tools.reader import CallReader
 from loramux.server.generation.logprobs import chat_logprobs, prompt_logprobs
 from loramux.server.generation.outputs_stream import PromptOutput
+from loramux.server.generation.prompts import TokenBytes
 from loramux.server.generation.usage import Usage
 from loramux.server.http.events import ChunkEvents, as_json
 
@@ -24,14 +25,22 @@ class ChatAnswer:
         request: what was asked.
         head: ``id``, ``created`` and ``model`` of every answer.
         tools: how calls are read.
+        bytes_of: single tokens, for log probabilities.
     """
 
-    def __init__(self, request: ChatRequest, head: Mapping[str, Any], tools: ToolOptions) -> None:
+    def __init__(
+        self,
+        request: ChatRequest,
+        head: Mapping[str, Any],
+        tools: ToolOptions,
+        bytes_of: TokenBytes,
+    ) -> None:
         self._request = request
         self._head = head
         self._usage = Usage()
         self._has_begun = False
         self._tools = tools
+        self._bytes_of = bytes_of
         self._readers: dict[int, CallReader] = {}
         self._events = ChunkEvents({**head, "object": "chat.completion.chunk"})
         options = request.stream_options
@@ -132,7 +141,8 @@ class ChatAnswer:
         if not self._request.logprobs:
             return None
         top = self._request.top_logprobs or 0
-        return chat_logprobs(completion.token_ids, completion.logprobs or [], top)
+        steps = completion.logprobs or []
+        return chat_logprobs(completion.token_ids, steps, top, self._bytes_of)
 
 
 def _plain_choice(completion: CompletionOutput) -> str:

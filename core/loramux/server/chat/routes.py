@@ -38,7 +38,7 @@ async def create_chat_completion(request: Request, server: Server) -> Response:
     body = await read_json(request, _parse)
     with fields_as(body.names_of_fields):
         generation = await while_connected(request.receive, _prepare(request, server, body))
-        answer = ChatAnswer(body, generation.head(), server.tools)
+        answer = ChatAnswer(body, generation.head(), server.tools, server.tokenizer.token_bytes)
         if body.stream:
             return await answer_streaming(request, server, generation, answer)
         return await answer_whole(request, server, generation, answer)

@@ -10,7 +10,7 @@ from loramux.outputs import CompletionOutput, RequestOutput, TokenLogprobs
 from loramux.server.completions.request import CompletionRequest
 from loramux.server.generation.logprobs import CompletionLogprobs, prompt_logprobs
 from loramux.server.generation.outputs_stream import PromptOutput
-from loramux.server.generation.prompts import Prompt
+from loramux.server.generation.prompts import Prompt, TokenBytes
 from loramux.server.generation.usage import Usage
 from loramux.server.http.events import ChunkEvents, as_json
 from loramux.server.http.large_json import parts_of
@@ -23,13 +23,19 @@ class CompletionAnswer:
         request: what was asked.
         prompts: what was asked of the model, for ``echo``.
         head: ``id``, ``created`` and ``model`` of every answer.
+        bytes_of: single tokens, for log probabilities.
     """
 
     def __init__(
-        self, request: CompletionRequest, prompts: Sequence[Prompt], head: Mapping[str, Any]
+        self,
+        request: CompletionRequest,
+        prompts: Sequence[Prompt],
+        head: Mapping[str, Any],
+        bytes_of: TokenBytes,
     ) -> None:
         self._request = request
         self._prompts = prompts
+        self._bytes_of = bytes_of
         self._head = {**head, "object": "text_completion"}
         self._usage = Usage()
         self._logprobs: dict[int, CompletionLogprobs] = {}
@@ -87,7 +93,9 @@ class CompletionAnswer:
         index = item.prompt_index * self._request.n + completion.index
         is_first = index not in self._logprobs
         prompt = self._prompts[item.prompt_index]
-        logprobs = self._logprobs.setdefault(index, CompletionLogprobs(prompt.first_token))
+        if is_first:
+            self._logprobs[index] = CompletionLogprobs(prompt.first_token, self._bytes_of)
+        logprobs = self._logprobs[index]
         text, token_ids = completion.text, completion.token_ids
         steps: Sequence[TokenLogprobs | None] = completion.logprobs or []
         if self._request.echo and is_first:

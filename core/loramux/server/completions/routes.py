@@ -41,7 +41,9 @@ async def create_completion(request: Request, server: Server) -> Response:
     body = parsed.body
     with fields_as({"structured_outputs": body.form_field}):
         generation = await while_connected(request.receive, prepare(request, server, parsed))
-        answer = CompletionAnswer(body, generation.prompts, generation.head())
+        answer = CompletionAnswer(
+            body, generation.prompts, generation.head(), server.tokenizer.token_bytes
+        )
         if body.stream:
             return await answer_streaming(request, server, generation, answer)
         return await answer_whole(request, server, generation, answer)

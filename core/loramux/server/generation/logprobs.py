@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from typing import Any
 
+from loramux.engine.detokenizer.pieces import REPLACEMENT
 from loramux.outputs import Logprob, TokenLogprobs
+from loramux.server.generation.prompts import TokenBytes
 
 LOWEST = -9999.0
 """What stands for minus infinity, which JSON has no number for; vLLM's choice."""
@@ -16,11 +19,14 @@ class CompletionLogprobs:
 
     Args:
         first_token: text of a prompt's first token, which comes without a step of its own.
+        bytes_of: single tokens.
     """
 
-    def __init__(self, first_token: str) -> None:
+    def __init__(self, first_token: str, bytes_of: TokenBytes) -> None:
         self._first_token = first_token
+        self._bytes_of = bytes_of
         self._offset = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def of(
         self, token_ids: Sequence[int], steps: Sequence[TokenLogprobs | None], top: int
@@ -40,23 +46,28 @@ class CompletionLogprobs:
             "top_logprobs": [None if step is None else _by_text(step) for step in steps]
             if top
             else None,
-            "text_offset": self._offsets(tokens),
+            "text_offset": self._offsets(token_ids, tokens),
         }
 
-    def _offsets(self, tokens: Sequence[str]) -> list[int]:
+    def _offsets(self, token_ids: Sequence[int], tokens: Sequence[str]) -> list[int]:
+        """Where each token begins, or the character does that it is part of."""
         offsets = []
-        for token in tokens:
+        for token_id, token in zip(token_ids, tokens, strict=True):
             offsets.append(self._offset)
-            self._offset += len(token)
+            own = _own_bytes(token_id, token, self._bytes_of)
+            self._offset += len(self._decoder.decode(own))
         return offsets
 
 
 def chat_logprobs(
-    token_ids: Sequence[int], steps: Sequence[TokenLogprobs], top: int
+    token_ids: Sequence[int], steps: Sequence[TokenLogprobs], top: int, bytes_of: TokenBytes
 ) -> dict[str, Any]:
     """The ``logprobs`` of ``/v1/chat/completions``."""
     content = [
-        {**_entry(token_id, step[token_id]), "top_logprobs": _top(step, top)}
+        {
+            **_entry(token_id, step[token_id], bytes_of),
+            "top_logprobs": _top(step, top, bytes_of),
+        }
         for token_id, step in zip(token_ids, steps, strict=True)
     ]
     return {"content": content, "refusal": None}
@@ -71,14 +82,20 @@ def prompt_logprobs(
     return [None if step is None else _by_id(step) for step in steps]
 
 
-def _top(step: TokenLogprobs, count: int) -> list[dict[str, Any]]:
+def _top(step: TokenLogprobs, count: int, bytes_of: TokenBytes) -> list[dict[str, Any]]:
     likeliest = sorted(step.items(), key=lambda item: item[1].logprob, reverse=True)
-    return [_entry(token_id, logprob) for token_id, logprob in likeliest[:count]]
+    return [_entry(token_id, logprob, bytes_of) for token_id, logprob in likeliest[:count]]
 
 
-def _entry(token_id: int, logprob: Logprob) -> dict[str, Any]:
+def _entry(token_id: int, logprob: Logprob, bytes_of: TokenBytes) -> dict[str, Any]:
     text = _token_text(token_id, logprob)
-    return {"token": text, "logprob": _clamped(logprob), "bytes": list(text.encode())}
+    own = _own_bytes(token_id, text, bytes_of)
+    return {"token": text, "logprob": _clamped(logprob), "bytes": list(own)}
+
+
+def _own_bytes(token_id: int, text: str, bytes_of: TokenBytes) -> bytes:
+    """Of one token; its text does not tell them where they are part of a character."""
+    return bytes_of(token_id) if REPLACEMENT in text else text.encode()
 
 
 def _plain(logprob: Logprob) -> dict[str, Any]:

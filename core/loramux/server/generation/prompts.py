@@ -6,12 +6,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
+from loramux.engine.detokenizer import DetokenizerFactory
 from loramux.engine.front.text_limit import TextLimit
 from loramux.errors import InvalidRequestError
 
 Result = TypeVar("Result")
+
+TokenBytes = Callable[[int], bytes]
 
 MAX_PROMPTS = 2048
 """Most prompts one request may carry, which is how many inputs OpenAI's API embeds at once; each is
@@ -65,6 +69,14 @@ class TokenizerThreads:
                 "prompt",
             )
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, self._tokenizer)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """A single token's, for those who have its text and so a tokenizer."""
+        return self._detokenizers.token_bytes(token_id)
+
+    @cached_property
+    def _detokenizers(self) -> DetokenizerFactory:
+        return DetokenizerFactory(self._tokenizer)
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of ``text``.
