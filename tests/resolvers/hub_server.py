@@ -13,10 +13,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS_BYTES = 100
@@ -177,12 +178,39 @@ def drip(stop: threading.Event, announced: int = 100_000) -> Behaviour:
     return behaviour
 
 
+def endless_error(left: threading.Event) -> Behaviour:
+    """Describe an error without end; sets ``left`` when the client has heard enough."""
+
+    def behaviour(handler: Handler) -> bool:
+        handler.send_response(418)
+        handler.end_headers()
+        with suppress(OSError):
+            while not left.wait(0.01):
+                handler.wfile.write(b" " * 2**16)
+        left.set()
+        handler.close_connection = True
+        return True
+
+    return behaviour
+
+
+def naming(**names: str) -> Behaviour:
+    """Answer as usual, with other values in some of the headers."""
+
+    def behaviour(handler: Handler) -> bool:
+        handler.renamed = {name.replace("_", "-"): value for name, value in names.items()}
+        return False
+
+    return behaviour
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers one connection's requests."""
 
     protocol_version = "HTTP/1.1"
     hub: HubServer
     is_cut = False
+    renamed: Mapping[str, str] = MappingProxyType({})
 
     def setup(self) -> None:
         super().setup()
@@ -200,7 +228,7 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
-            self.send_header(name, value)
+            self.send_header(name, self.renamed.get(name, value))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":

@@ -15,7 +15,17 @@ from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import NamedResolver, ResolverRegistry
 from loramux_resolvers import hf_hub
 from loramux_resolvers.answer_cache import AnswerCache
-from tests.resolvers.hub_server import HubServer, answer, cut, drip, drop, send, wait
+from tests.resolvers.hub_server import (
+    HubServer,
+    answer,
+    cut,
+    drip,
+    drop,
+    endless_error,
+    naming,
+    send,
+    wait,
+)
 from tests.resolvers.test_hf_hub import REPO, adapter, ask, fetch, find, resolver
 
 TIMEOUT = 0.6
@@ -70,6 +80,32 @@ def test_what_is_not_in_the_cache_is_a_matter_of_trying_again(hub, commit, fault
     assert "\n" not in str(unavailable.value)
     assert str(unavailable.value).endswith(("try again later.", "or the proxy."))
     assert REPO not in unavailable.value.without_place("mine"), "not everybody may know it"
+
+
+PATHS = {
+    "a file's content": {"ETag": '"../../../../../outside"', "X_Linked_ETag": '"../../outside"'},
+    "from the root": {"ETag": '"/proc/self/outside"', "X_Linked_ETag": '"/proc/self/outside"'},
+    "a commit": {"X_Repo_Commit": "0" * 40},
+}
+
+
+@pytest.mark.parametrize("names", PATHS.values(), ids=PATHS.keys())
+def test_what_a_hub_calls_things_is_no_path_to_elsewhere(hub, commit, tmp_path, names):
+    source = find(resolver(), REPO)
+    hub.when("/resolve/", naming(**names))
+    with pytest.raises(AdapterUnavailableError, match="correct HF_ENDPOINT"):
+        fetch(source, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("asked", ["GET .*/revision/", "GET .*/resolve/"])
+def test_an_error_without_end_is_not_read_to_its_end(hub, commit, tmp_path, asked):
+    left = threading.Event()
+    source = find(resolver(), REPO)
+    hub.when(asked, endless_error(left))
+    with pytest.raises(AdapterUnavailableError):
+        find(resolver(), REPO) if "revision" in asked else fetch(source, tmp_path)
+    assert left.wait(60)
 
 
 @pytest.mark.parametrize("fault", FAULTY_LISTINGS.values(), ids=FAULTY_LISTINGS.keys())

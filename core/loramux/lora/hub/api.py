@@ -112,6 +112,8 @@ def _get(path: str, query: Mapping[str, str], deadline: float) -> tuple[Any, str
     with get_session().stream(
         "GET", url, params=dict(query), headers=headers, timeout=timeout
     ) as response:
+        if response.is_error:
+            response.close()  # or all of its body would be read, which may have no end
         hf_raise_for_status(response)
         for chunk in response.iter_bytes():
             body += chunk

@@ -55,7 +55,7 @@ def download(
             what comes is damaged.
     """
     patience = resolve_timeout()
-    transfer = Transfer(repo_id, check_size)
+    transfer = Transfer(repo_id, commit, check_size)
     work = call_in_daemon_thread("hub-download", partial(_fetch, transfer, commit, files))
     try:
         while not wait([work], POLL_SECONDS).done:

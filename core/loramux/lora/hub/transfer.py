@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -11,17 +12,22 @@ from typing import Any
 from loramux.errors import AdapterUnavailableError
 from loramux.lora.fetch.shared_work import Abandoned
 
+MAX_ERROR_BYTES = 2**20
+"""Of an error's description, which the client keeps in memory."""
+
 
 class Transfer:
     """One download: how far it is, whether it goes on, and whether it is still wanted.
 
     Args:
         repo_id: the repository, for messages.
+        commit: whose files are fetched.
         check_size: called with the bytes of all files so far; it raises if they are too many.
     """
 
-    def __init__(self, repo_id: str, check_size: Callable[[int], None]) -> None:
+    def __init__(self, repo_id: str, commit: str, check_size: Callable[[int], None]) -> None:
         self.repo_id = repo_id
+        self._commit = commit
         self._check_size = check_size
         self.is_abandoned = False
         self._expected = 0
@@ -43,7 +49,12 @@ class Transfer:
         return done, max(self._expected, self._total)
 
     def check_alive(self, patience: float) -> None:
-        """Raises AdapterUnavailableError if nothing has come for ``patience`` seconds."""
+        """Raises AdapterUnavailableError if nothing has come for ``patience`` seconds.
+
+        Or if an error takes more words than anybody needs.
+        """
+        if self._is_endless_error():
+            raise self._nonsense()
         done, _ = self.bytes_done_and_total()
         if done != self._last_done:
             self._last_done = done
@@ -87,7 +98,14 @@ class Transfer:
             raise Abandoned
 
     def after_response(self, response: Any) -> None:
-        """The Hub, or its store, has begun to answer."""
+        """The Hub, or its store, has begun to answer.
+
+        Raises:
+            AdapterUnavailableError: huggingface_hub would write elsewhere than in its place for
+                this commit, since it makes paths of what the answer says.
+        """
+        if not self._names_are_plain(response):
+            raise self._nonsense()
         self._written_before = self._written
         self._response = response
         self._last_sign = time.monotonic()
@@ -104,3 +122,32 @@ class Transfer:
         if connection is not None:
             with suppress(OSError):  # it has ended by itself
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def _is_endless_error(self) -> bool:
+        response = self._response
+        return (
+            response is not None
+            and response.is_error
+            and response.num_bytes_downloaded > MAX_ERROR_BYTES
+        )
+
+    def _names_are_plain(self, response: Any) -> bool:
+        if response.headers.get("x-repo-commit", self._commit) != self._commit:
+            return False
+        if response.request.method != "HEAD":
+            return True  # the name of a file's content is asked for so
+        tags = [response.headers.get(name) for name in ("x-linked-etag", "etag")]
+        return all(_is_file_name(tag) for tag in tags if tag is not None)
+
+    def _nonsense(self) -> AdapterUnavailableError:
+        return AdapterUnavailableError(
+            f"What answers at HF_ENDPOINT for {self.repo_id} is no Hugging Face Hub, or means "
+            "harm; correct HF_ENDPOINT or the proxy.",
+            "what answers for the Hugging Face Hub is something else; try again later.",
+        )
+
+
+def _is_file_name(tag: str) -> bool:
+    """Whether an ETag, as huggingface_hub reads it, is the name of a file and no path."""
+    name = tag.lstrip("W/").strip('"')
+    return name not in ("", ".", "..") and name == os.path.basename(name)
