@@ -175,7 +175,8 @@ def test_a_model_without_a_template_says_so(
 
 def test_tokenize_and_detokenize(server: RunningServer) -> None:
     with server.http() as client:
-        text = client.post("/tokenize", json={"prompt": "héllo", "return_token_strs": True}).json()
+        body = {"prompt": "héllo", "messages": None, "return_token_strs": True}
+        text = client.post("/tokenize", json=body).json()
         chat = client.post("/tokenize", json={"messages": HELLO}).json()
         back = client.post("/detokenize", json={"tokens": text["tokens"]}).json()
         wrong = client.post("/detokenize", json={"tokens": [-1]})

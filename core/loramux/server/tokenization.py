@@ -84,7 +84,7 @@ async def detokenize(request: Request, server: Server) -> JSONResponse:
 
 
 def _parse(payload: dict[str, Any]) -> TokenizeTextRequest | TokenizeChatRequest:
-    if "messages" in payload:
+    if payload.get("messages") is not None:
         return validate(TokenizeChatRequest, payload)
     return validate(TokenizeTextRequest, payload)
 
