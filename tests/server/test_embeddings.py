@@ -123,7 +123,7 @@ def test_a_text_keeps_its_end_where_its_tokenizer_cuts_the_beginning(
         ({"input": [3] * (MAX_MODEL_LEN + 1)}, "has 65; shorten it"),
         ({"input": []}, "input must be a string"),
         ({"input": [[3], []]}, "input must be a string"),
-        ({"input": ["a"] * 1025}, "input holds 1025 prompts"),
+        ({"input": ["a"] * 2049}, "input holds 2049 prompts"),
         ({"input": [96]}, "outside the vocabulary"),
         ({"dimensions": 9}, "ask for one of 8, 16"),
         ({"dimensions": 0}, "dimensions: "),
