@@ -230,6 +230,23 @@ def test_what_pins_leave_no_room_for_is_told_and_keeps_nobody_waiting(world):
     assert world.pool.resident_digests == {"wide"}
 
 
+def test_nobody_is_evicted_for_who_needs_room_in_one_piece(world):
+    for number, digest in enumerate("abcd"):
+        world.add(digest, {"q": 128}, seed=number)  # two pages each
+        assert world.place(digest)
+    for digest in "bd":
+        world.pool.hold(world.adapters[digest])
+    world.add("long", {"down": 200})  # four pages, more than two of them for one matrix
+    assert not world.place("long"), "two pages would be free here, and two there"
+    assert world.pool.resident_digests == {"a", "b", "c", "d"}
+    world.pool.pinned = frozenset("bd")
+    assert world.place("long")
+    assert "2 pinned" in str(world.pool.take_failures()["long"])
+    world.pool.pinned = frozenset()
+    world.pool.let_go(world.adapters["b"])
+    assert world.place("long")
+
+
 def test_nobody_is_evicted_for_who_has_no_room_all_the_same(world):
     for number, digest in enumerate("abc"):
         world.add(digest, {"q": 128}, seed=number)  # two pages each

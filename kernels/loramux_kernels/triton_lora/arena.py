@@ -7,7 +7,7 @@ ranks the others have.
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 GRANULE = 16
@@ -89,6 +89,14 @@ class Arena:
             if hole.count >= pages:
                 return self._take([hole], lengths)
         return self._take(self._holes, lengths)
+
+    def would_fit(self, sizes: Sequence[int], freed: Iterable[Allocation]) -> bool:
+        """Whether there is room for all these matrices once others have been freed."""
+        trial = Arena(0, self.page_elements)
+        trial._holes = self._holes.copy()
+        for allocation in freed:
+            trial.free(allocation)
+        return trial.allocate_matrices(sizes) is not None
 
     def free(self, allocation: Allocation) -> None:
         """Give an allocation's pages back.

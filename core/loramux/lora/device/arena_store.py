@@ -83,11 +83,6 @@ class ArenaAdapter(ResidentAdapter):
     free_after: torch.cuda.Event | None = None
     """Until then, others may still be read where it will lie."""
 
-    @property
-    def num_pages_taken(self) -> int:
-        """More than ``num_pages`` where several holes had to be filled."""
-        return sum(extent.count for extent in self.allocation.extents) if self.allocation else 0
-
 
 class ArenaStore:
     """Rows of a table that kernels read, and the arena they point into.
@@ -148,10 +143,16 @@ class ArenaStore:
         mine.free_after = self._freed
         return True
 
-    def may_fit(self, resident: ResidentAdapter, idle: Collection[ResidentAdapter]) -> bool:
-        """Whether pages and rows would be enough; they may still lie too far apart."""
-        pages = self._books.free_pages + sum(_mine(one).num_pages_taken for one in idle)
-        return bool(self._free_slots or idle) and _mine(resident).num_pages <= pages
+    def fits_without(self, resident: ResidentAdapter, idle: Collection[ResidentAdapter]) -> bool:
+        """Whether there are a row and enough pages, and none of them too far apart."""
+        mine, held = _mine(resident), [one.allocation for one in map(_mine, idle)]
+        freed = [allocation for allocation in held if allocation is not None]
+        pages = self._books.free_pages + sum(map(_num_pages, freed))
+        return (
+            bool(self._free_slots or idle)
+            and mine.num_pages <= pages  # which takes no time to know
+            and self._books.would_fit(mine.sizes, freed)
+        )
 
     def fill(self, resident: ResidentAdapter, weights: AdapterWeights) -> None:
         """Bring the tensors to their places; returns when they have arrived."""
@@ -206,6 +207,11 @@ class ArenaStore:
             is_embedding = self._sites[name].kind is SiteKind.EMBEDDING
             yield Move(pair.a, placements[name].a, transposed=is_embedding)
             yield Move(pair.b, placements[name].b, transposed=True)
+
+
+def _num_pages(allocation: Allocation) -> int:
+    """More than its matrices need where several holes had to be filled."""
+    return sum(extent.count for extent in allocation.extents)
 
 
 def _sizes(pairs: Mapping[str, LowRankPair]) -> list[int]:

@@ -168,16 +168,38 @@ class DevicePool:
             weights = coming.weights.result()
             if coming.resident is None:
                 coming.resident = self.store.prepare(coming.adapter, weights)
-            self._check_pins_leave_room(coming.resident)
+            has_room = self._make_room(coming.resident, keep)
         except BaseException as error:  # libraries that panic on other threads raise those
             self._failures[digest] = _as_exception(error)
             self._coming.remove(digest)
             return True
-        if not self._make_room(coming.resident, keep):
+        if not has_room:
             return False
         self._coming.remove(digest)
         coming.resident.is_retired = coming.is_retired
         self._placing.begin(coming.resident, weights)
+        return True
+
+    def _make_room(self, resident: ResidentAdapter, keep: Collection[str]) -> bool:
+        """Evict the least recently used adapters that nobody needs until this one fits.
+
+        None is evicted where all of them would not be enough.
+        """
+        if self.store.reserve(resident):
+            return True
+        idle = [
+            held
+            for digest, held in self._resident.items()
+            if not held.references and digest not in keep and digest not in self.pinned
+        ]
+        if not self.store.fits_without(resident, idle):
+            self._check_pins_leave_room(resident)
+            return False
+        while not self.store.reserve(resident):
+            if not idle:
+                return False
+            self._evict(idle.pop(0).digest)
+            self.num_evictions += 1
         return True
 
     def _check_pins_leave_room(self, resident: ResidentAdapter) -> None:
@@ -188,28 +210,12 @@ class DevicePool:
         others = [*self._resident.values(), *self._placing.values()]
         leaving = [other for other in others if other.digest not in self.pinned]
         num_pinned = len(others) - len(leaving)
-        if num_pinned and not self.store.may_fit(resident, leaving):
+        if num_pinned and not self.store.fits_without(resident, leaving):
             raise AdapterUnavailableError.at(
                 resident.adapter.origin.place,
                 f"there is no room for the adapter on the device beside {num_pinned} pinned; "
                 "unpin one, or raise lora_memory_bytes.",
             )
-
-    def _make_room(self, resident: ResidentAdapter, keep: Collection[str]) -> bool:
-        """Evict the least recently used adapters that nobody needs until this one fits."""
-        idle = [
-            held
-            for digest, held in self._resident.items()
-            if not held.references and digest not in keep and digest not in self.pinned
-        ]
-        if not self.store.may_fit(resident, idle):
-            return False
-        while not self.store.reserve(resident):
-            if not idle:
-                return False
-            self._evict(idle.pop(0).digest)
-            self.num_evictions += 1
-        return True
 
     def _take_in(self, resident: ResidentAdapter, failure: BaseException | None) -> None:
         digest = resident.digest

@@ -45,8 +45,8 @@ class AdapterStore(Protocol):
     def reserve(self, resident: ResidentAdapter) -> bool:
         """Take room for a prepared adapter; False, and nothing is taken, if there is too little."""
 
-    def may_fit(self, resident: ResidentAdapter, idle: Collection[ResidentAdapter]) -> bool:
-        """Whether there may be room for a prepared adapter once the idle ones have been freed."""
+    def fits_without(self, resident: ResidentAdapter, idle: Collection[ResidentAdapter]) -> bool:
+        """Whether there is room for a prepared adapter once the idle ones have been freed."""
 
     def fill(self, resident: ResidentAdapter, weights: AdapterWeights) -> None:
         """Copy the tensors to the room reserved; returns when they have arrived.
@@ -83,7 +83,7 @@ class TensorStore:
         self._free -= 1
         return True
 
-    def may_fit(self, resident: ResidentAdapter, idle: Collection[ResidentAdapter]) -> bool:
+    def fits_without(self, resident: ResidentAdapter, idle: Collection[ResidentAdapter]) -> bool:
         """Whether one may leave, unless there is a place already."""
         return self._free > 0 or bool(idle)
 
