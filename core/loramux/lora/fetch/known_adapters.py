@@ -30,7 +30,7 @@ class KnownAdapters:
         self._lock = threading.Lock()
         self._by_digest: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
         self._by_origin: OrderedDict[CheckpointOrigin, Adapter] = OrderedDict()
-        self._meant: OrderedDict[tuple[str, str], Adapter] = OrderedDict()
+        self._by_name: OrderedDict[tuple[str, str], Adapter] = OrderedDict()
         """By name and address: of one name there may be several."""
 
     def of(self, digest: str) -> Adapter | None:
@@ -46,7 +46,7 @@ class KnownAdapters:
     def named(self) -> list[tuple[str, Adapter]]:
         """Names and their adapters, the latest asked for last."""
         with self._lock:
-            found = [(name, adapter) for (name, _), adapter in self._meant.items()]
+            found = [(name, adapter) for (name, _), adapter in self._by_name.items()]
         return list(dict.fromkeys(reversed(found)))[::-1]  # once, if it lies at two addresses
 
     def adopt(self, origin: CheckpointOrigin, weights: AdapterWeights) -> Adapter:
@@ -75,10 +75,10 @@ class KnownAdapters:
         """
         key = name, origin.address
         with self._lock:
-            before = self._drop(name) if is_the_only else {self._meant.get(key, adapter)}
+            before = self._drop(name) if is_the_only else {self._by_name.get(key, adapter)}
             adapter.origin = origin  # a copy elsewhere that it was read from may be gone by now
             put_bounded(self._by_origin, origin, adapter)
-            put_bounded(self._meant, key, adapter)
+            put_bounded(self._by_name, key, adapter)
             return self._unnamed(before - {adapter})
 
     def forget(self, name: str) -> list[Adapter]:
@@ -88,11 +88,11 @@ class KnownAdapters:
 
     def _drop(self, name: str) -> set[Adapter]:
         """Forget what a name means anywhere."""
-        keys = [key for key in self._meant if key[0] == name]
-        return {self._meant.pop(key) for key in keys}
+        keys = [key for key in self._by_name if key[0] == name]
+        return {self._by_name.pop(key) for key in keys}
 
     def _unnamed(self, adapters: set[Adapter]) -> list[Adapter]:
-        return list(adapters.difference(self._meant.values())) if adapters else []
+        return list(adapters.difference(self._by_name.values())) if adapters else []
 
 
 def put_bounded(table: OrderedDict[Key, Value], key: Key, value: Value) -> None:
