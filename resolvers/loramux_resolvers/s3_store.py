@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.parsers import ResponseParserError
 
+from loramux_resolvers.s3_session import DirectSession
 from loramux_resolvers.store import ObjectStore, StoredObject, unpinnable
 from loramux_resolvers.store_failure import (
     StoreFailure,
@@ -35,6 +36,7 @@ CLIENT_CONFIG: dict[str, Any] = {
     "retries": {"total_max_attempts": 1},
     # Some servers send the whole object's checksum with a part of it.
     "response_checksum_validation": "when_required",
+    "http_session_cls": DirectSession,
 }
 """Settings of botocore, below what fsspec's configuration says (``FSSPEC_S3``)."""
 

@@ -11,7 +11,7 @@ from fsspec.asyn import get_loop
 
 from loramux.errors import AdapterUnavailableError
 from loramux.lora.disk_cache.cache import DiskCache
-from loramux_resolvers import store_failure, transfer
+from loramux_resolvers import s3_session, store_failure, transfer
 from loramux_resolvers.store_failure import ATTEMPTS
 from tests.resolvers.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.resolvers.object_stores import fetch, found, noise, resolve, resolver_at
@@ -89,6 +89,25 @@ LOOK_UP_FAULTS = {
     name: fault for name, fault in TRANSPORT_FAULTS.items() if not (fault.keep or fault.cut)
 }
 faults = pytest.mark.parametrize("fault", TRANSPORT_FAULTS.values(), ids=TRANSPORT_FAULTS)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_redirect_is_not_followed(proxy, moto, status):
+    """Nor to what an endpoint of S3's must not reach, such as a cloud's metadata."""
+    with fault_proxy(moto.url) as elsewhere:
+        away = Fault(status=status, headers={"Location": f"{elsewhere.url}/latest/meta-data"})
+        proxy.fault = lambda request: away
+        with pytest.raises(AdapterUnavailableError) as caught:
+            resolve(resolver_at(URI), "good")
+        assert_tells_no_secret(caught.value)
+        assert elsewhere.requests == []
+
+
+def test_an_error_without_end_is_not_read_to_its_end(proxy, monkeypatch):
+    monkeypatch.setattr(s3_session, "MAX_ERROR_BYTES", 1000)
+    proxy.fault = lambda request: Fault(status=404, body=b" " * 2000)
+    with pytest.raises(AdapterUnavailableError, match="try again later"):
+        resolve(resolver_at(URI), "good")
 
 
 # --- faults of the transport --------------------------------------------------------------------
