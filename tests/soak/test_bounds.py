@@ -33,7 +33,7 @@ PLACES = 100
 KINDS = ("unknown", "found", "refused", "failing")
 
 TABLES = {
-    "catalog._found",
+    "catalog._found._entries",
     "catalog._search._resolvers._resolvers._misses._expiry",
     "catalog._search._refusals._told",
     "activity.loads._resolve_seconds",

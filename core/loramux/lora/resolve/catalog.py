@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -15,6 +14,7 @@ from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.catalog_entry import CatalogEntry, Use, uses_by_name
 from loramux.lora.resolve.deadline import resolve_timeout
 from loramux.lora.resolve.failure_log import ResolverFailures
+from loramux.lora.resolve.found_entries import FoundEntries, Key
 from loramux.lora.resolve.path_checks import PathChecks
 from loramux.lora.resolve.search import AdapterSearch, Load, MayUse, ResolverChain, may_use_all
 from loramux.lora.resolve.single_flight import SingleFlight
@@ -23,9 +23,6 @@ from loramux.observability.distribution import Distribution
 
 DEFAULT_CAPACITY = 4096
 """Names found by resolvers that are remembered; an entry is small, its weights live elsewhere."""
-
-Key = tuple[str, str | None]
-"""A found name and the caller who asked for it."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +89,11 @@ class AdapterCatalog:
             recheck_seconds = recheck_seconds_from_environment()
         self._base_names = base_names
         self._resolvers = resolvers
-        self._capacity = capacity
         self._recheck_seconds = recheck_seconds
         self._paths = paths or PathChecks()
         self._search = AdapterSearch(base_model_name, load, resolvers, self._paths, timeout)
         self._registered: dict[str, CatalogEntry] = {}
-        self._found: OrderedDict[Key, CatalogEntry] = OrderedDict()
+        self._found = FoundEntries(capacity)
         self._searches: SingleFlight[CatalogEntry] = SingleFlight()
         self._int_ids = count(1)
 
@@ -111,11 +107,11 @@ class AdapterCatalog:
 
     def found(self, caller: str | None = None) -> list[CatalogEntry]:
         """What resolvers found for this caller, the least recently used first."""
-        return [entry for (_, owner), entry in self._found.items() if owner == caller]
+        return self._found.of(caller)
 
     def uses(self) -> dict[str, Use]:
         """How each name that is known was used, by all callers together."""
-        return uses_by_name([*self._registered.values(), *self._found.values()])
+        return uses_by_name([*self._registered.values(), *self._found])
 
     @property
     def resolve_seconds(self) -> Distribution:
@@ -169,7 +165,7 @@ class AdapterCatalog:
         self._check_free(module.name, load_inplace)
         entry = await self._loaded(module, load_inplace)
         self._check_free(module.name, load_inplace)  # may have been taken in the meantime
-        self._forget_found(module.name)
+        self._found.forget_all(module.name)
         self._registered[module.name] = entry
 
     async def register_all(self, modules: Sequence[AdapterModule]) -> None:
@@ -186,12 +182,12 @@ class AdapterCatalog:
             ModelNotFoundError: the name is not known.
         """
         was_registered = self._registered.pop(name, None) is not None
-        if not self._forget_found(name) and not was_registered:
+        if not self._found.forget_all(name) and not was_registered:
             raise self.not_loaded(name)
 
     def forget(self, name: str, caller: str | None) -> bool:
         """Forget what was found for one caller; tells whether nobody else has the name."""
-        self._found.pop((name, caller), None)
+        self._found.forget(name, caller)
         return not self._is_taken(name)
 
     def unknown(self, name: str) -> ModelNotFoundError:
@@ -208,10 +204,9 @@ class AdapterCatalog:
         if entry is None:
             return None
         if entry.is_directory and not await self._paths.is_directory(entry.lora_request.path):
-            self._drop(key, entry)
+            self._found.drop(key, entry)
             return None
-        if key in self._found:
-            self._found.move_to_end(key)
+        self._found.use(key)
         return entry
 
     async def _loaded(self, module: AdapterModule, load_inplace: bool) -> CatalogEntry:
@@ -228,7 +223,7 @@ class AdapterCatalog:
 
     async def _find_new(self, key: Key, may_use: MayUse) -> CatalogEntry:
         entry = await self._search.find(*key, may_use)
-        self._remember(key, entry)
+        self._found.put(key, entry)
         return entry
 
     async def _recheck(self, key: Key, known: CatalogEntry, may_use: MayUse) -> CatalogEntry:
@@ -236,28 +231,11 @@ class AdapterCatalog:
         try:
             checked = await self._search.check(known, caller, may_use)
         except (ModelNotFoundError, AdapterRefusedError):
-            self._drop(key, known)
+            self._found.drop(key, known)
             raise
         entry = replace(checked, use=known.use)  # also where the name leads elsewhere by now
-        if self._found.get(key) is known:  # an operator may have unloaded it in the meantime
-            self._found[key] = entry
+        self._found.replace(key, known, entry)  # an operator may have unloaded it meanwhile
         return entry
-
-    def _drop(self, key: Key, entry: CatalogEntry) -> None:
-        if self._found.get(key) is entry:
-            del self._found[key]
-
-    def _remember(self, key: Key, entry: CatalogEntry) -> None:
-        self._found[key] = entry
-        self._found.move_to_end(key)
-        while len(self._found) > self._capacity:
-            self._found.popitem(last=False)
-
-    def _forget_found(self, name: str) -> bool:
-        keys = [key for key in self._found if key[0] == name]
-        for key in keys:
-            del self._found[key]
-        return bool(keys)
 
     def _check_free(self, name: str, load_inplace: bool) -> None:
         if name in self._base_names:
@@ -272,4 +250,4 @@ class AdapterCatalog:
             )
 
     def _is_taken(self, name: str) -> bool:
-        return name in self._registered or any(key[0] == name for key in self._found)
+        return name in self._registered or self._found.has(name)
