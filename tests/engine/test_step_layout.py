@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from unittest.mock import Mock
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loramux.engine.running.attention import torch_batch
+from loramux.engine.running.forward.captured_step import CapturedStep
+from loramux.engine.running.forward.padded_step import StepSize
 from loramux.engine.running.step_layout import StepLayout, lay_out
 from loramux.engine.scheduling.scheduler import Chunk
 from loramux.engine.scheduling.sequence import Sequence
@@ -101,3 +106,15 @@ def test_no_decode_is_padded_to_more_than_double(lengths):
     for group in batch.decodes:
         shortest, longest = int(group.lengths.min()), int(group.lengths.max())
         assert longest <= 2 * max(shortest, 4 * BLOCK)
+
+
+def test_a_captured_decode_gives_logits_in_the_order_they_are_asked_for():
+    """A prompt that is scored token by token stands before a stream, and its scores behind."""
+    prompt, stream = make_chunks([(4, 0, 2), (4, 0, 1)])
+    layout = lay_out([replace(prompt, num_tokens=1, samples=False), stream], BLOCK)
+    assert layout.logit_rows == [1]
+    step = CapturedStep.__new__(CapturedStep)
+    step.size, step._step = StepSize(4, 4, is_decode=True), Mock()
+    step._graphs = {False: (Mock(), torch.arange(4.0)[:, None])}
+    for rows in ([0, 1], [1, 0], [1]):
+        assert step.replay(layout, rows, with_lora=False).flatten().tolist() == rows

@@ -36,7 +36,7 @@ class CapturedStep:
         self._step.fill(layout, logit_rows)
         graph, logits = self._graphs[with_lora]
         graph.replay()
-        if not self.size.is_decode or len(logit_rows) == layout.num_rows:
+        if not self.size.is_decode or logit_rows == list(range(layout.num_rows)):
             return logits[: len(logit_rows)]
         rows = torch.tensor(logit_rows, dtype=torch.int64, device=logits.device)
         return logits.index_select(0, rows)
