@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import select
 import socket
@@ -305,6 +307,20 @@ def test_handshakes_that_stall_leave_room_for_others(
         assert not select.select(stalled[21:], [], [], 0)[0]
         for connection in stalled:
             connection.close()
+
+
+def test_without_a_descriptor_left_a_connection_is_closed(
+    certificate: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cert, key = certificate
+
+    def no_more(descriptor: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with server_with(tmp_path, ssl_certfile=cert, ssl_keyfile=key) as server:
+        monkeypatch.setattr("loramux.server.http.tls.os.dup", no_more)
+        with connect(server) as connection:
+            assert answer(connection) == b""
 
 
 def test_who_is_turned_away_or_idle_need_not_say_farewell(

@@ -13,6 +13,10 @@ import ssl
 from contextlib import suppress
 from typing import Any
 
+from loramux.logger import get_logger
+
+log = get_logger(__name__)
+
 LEAST = 16
 """Handshakes that may go on however many connections there are, so that more are told so."""
 
@@ -40,7 +44,11 @@ class TlsHandshake(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # ``start_tls`` would be too late for what the client has said by then, with uvloop.
-        self._socket = _taken_from(transport)
+        try:
+            self._socket = _taken_from(transport)
+        except OSError as error:
+            log.warning("a connection is closed: %s", error.strerror)  # no descriptor is left
+            return
         self._task = asyncio.get_running_loop().create_task(self._shake_hands())
         self.under_way[self] = None
         num_connections = len(self.under_way) + len(self._uvicorns["server_state"].connections)
@@ -88,7 +96,12 @@ def protocol_behind_tls(
 
 
 def _taken_from(transport: asyncio.BaseTransport) -> socket.socket:
-    """A transport's connection, of which it has read nothing and never will."""
-    taken = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
-    transport.abort()  # type: ignore[attr-defined]  # closes its own descriptor alone
-    return taken
+    """A transport's connection, of which it has read nothing and never will.
+
+    Raises:
+        OSError: there is no descriptor for it; it is closed.
+    """
+    try:
+        return socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+    finally:
+        transport.abort()  # type: ignore[attr-defined]  # closes its own descriptor alone
