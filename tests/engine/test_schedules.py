@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from loramux.engine.args import EngineArgs
 from tests.engine.simulated_core import ADAPTERS, VOCABULARY, Simulation
 from tests.engine.simulated_grammar import SimulatedGrammar
 
@@ -245,19 +243,3 @@ def test_one_at_a_time_is_in_the_order_of_arrival():
     names = [simulation.add([0], adapter, 2) for adapter in ADAPTERS * 2]
     simulation.drain()
     assert list(simulation.endings) == names
-
-
-@pytest.mark.parametrize(
-    ("arguments", "gpus", "tokens"),
-    [
-        ({}, False, 512),
-        ({}, True, 4096),
-        ({"device": "cpu"}, True, 512),
-        ({"max_num_seqs": 1000}, False, 1000),
-        ({"max_num_batched_tokens": 300}, True, 300),
-    ],
-)
-def test_a_step_has_as_many_tokens_as_suit_the_device(arguments, gpus, tokens, monkeypatch):
-    """On a CPU more would only be a longer wait for whoever streams, and every sequence fits."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
-    assert EngineArgs(model="m", **arguments).step_tokens == tokens

@@ -16,9 +16,6 @@ OVERRIDES = '{"is_matryoshka": true}'
 POOLER = '{"pooling_type": "MEAN", "normalize": true}'
 """Examples of what fields that are JSON objects on the command line may be."""
 
-GPU_TOKENS, CPU_TOKENS = 4096, 512
-"""Of one step. A CPU computes more no faster, and streams wait for each step."""
-
 
 def option(default: Any, help: str, **extra: Any) -> Any:
     """A dataclass field that carries its command-line help."""
@@ -130,10 +127,7 @@ class EngineArgs:
     )
     enable_prefix_caching: bool = option(True, "keep the KV of finished prompts for reuse")
     max_num_seqs: int = option(256, "sequences that may run at once")
-    max_num_batched_tokens: int | None = option(
-        None,
-        f"tokens one step may compute; {GPU_TOKENS} on a GPU and {CPU_TOKENS} on a CPU otherwise",
-    )
+    max_num_batched_tokens: int = option(4096, "tokens one step may compute")
     prefill_chunk_size: int = option(
         320,
         "tokens of a step that computes prompts beside running streams while few wait; a multiple "
@@ -183,20 +177,6 @@ class EngineArgs:
         """Adapters the host cache may hold."""
         return self.max_cpu_loras or max(4 * self.max_loras, 32)
 
-    @property
-    def step_tokens(self) -> int:
-        """Tokens one step may compute: ``max_num_batched_tokens``, or what suits the device.
-
-        Raises:
-            InvalidRequestError: there is no such device.
-        """
-        if self.max_num_batched_tokens is not None:
-            return self.max_num_batched_tokens
-        from loramux.models.device import choose_device  # PyTorch, which not every caller needs
-
-        is_cpu = choose_device(self.device).type == "cpu"
-        return max(CPU_TOKENS if is_cpu else GPU_TOKENS, self.max_num_seqs)
-
     def _check_ranges(self) -> None:
         for name in (
             "max_model_len", "block_size", "kv_cache_memory_bytes", "num_gpu_blocks_override",
@@ -206,10 +186,9 @@ class EngineArgs:
             value = getattr(self, name)
             if value is not None:
                 check.integer(name, value, 1)
-        budget = self.max_num_batched_tokens
-        if budget is not None and budget < self.max_num_seqs:
+        if self.max_num_batched_tokens < self.max_num_seqs:
             raise InvalidRequestError(
-                f"max_num_batched_tokens ({budget}) must be at least "
+                f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
                 f"max_num_seqs ({self.max_num_seqs}), so that every sequence can go on each step.",
                 "max_num_batched_tokens",
             )

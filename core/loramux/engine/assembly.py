@@ -125,7 +125,7 @@ def _assemble_lora(
         limits=LoRALimits(
             memory_bytes=args.lora_memory_bytes,
             max_rank=args.max_lora_rank,
-            max_rows=args.step_tokens,
+            max_rows=args.max_num_batched_tokens,
             max_decode_rows=args.max_num_seqs,
         ),
     )

@@ -64,9 +64,9 @@ class EngineCore:
             self.cache,
             admission,
             args.max_num_seqs,
-            args.step_tokens,
+            args.max_num_batched_tokens,
             # Where embeddings are made there are no streams that a long step would hold up.
-            args.prefill_chunk_size if pooling is None else args.step_tokens,
+            args.prefill_chunk_size if pooling is None else args.max_num_batched_tokens,
         )
         self._overlaps = self.runner.overlaps
         self._launched: LaunchedStep | PooledStep | None = None

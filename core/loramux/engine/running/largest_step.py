@@ -31,7 +31,7 @@ def step_beyond(num_rows: int, args: EngineArgs, max_model_len: int) -> list[Chu
 
 
 def _most_rows(args: EngineArgs, max_model_len: int) -> int:
-    return min(args.step_tokens, args.max_num_seqs * max_model_len)
+    return min(args.max_num_batched_tokens, args.max_num_seqs * max_model_len)
 
 
 def _lengths(num_rows: int, num_sequences: int, longest: int) -> Iterator[int]:

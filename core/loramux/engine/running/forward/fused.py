@@ -56,7 +56,7 @@ class FusedForward:
     def capture(self, args: EngineArgs, max_model_len: int) -> None:
         """Capture steps of some sizes as CUDA graphs; other sizes go on kernel by kernel."""
         started = time.perf_counter()
-        sizes = step_sizes(args.max_num_seqs, args.step_tokens)
+        sizes = step_sizes(args.max_num_seqs, args.max_num_batched_tokens)
         self._graphs = CapturedSteps(sizes, self._padded_plan(args, max_model_len))
         seconds = time.perf_counter() - started
         log.info("captured %d sizes of step as CUDA graphs in %.1f s", len(sizes), seconds)
@@ -67,7 +67,7 @@ class FusedForward:
         They are of each size that is captured, one too large for that, and the largest of all.
         """
         plan = self._padded_plan(args, max_model_len)
-        sizes = step_sizes(args.max_num_seqs, args.step_tokens)
+        sizes = step_sizes(args.max_num_seqs, args.max_num_batched_tokens)
         for size in sizes:
             step = PaddedStep(size, plan)
             for with_lora in step.lora_choices:
