@@ -180,6 +180,7 @@ def test_tokenize_and_detokenize(server: RunningServer) -> None:
         chat = client.post("/tokenize", json={"messages": HELLO}).json()
         back = client.post("/detokenize", json={"tokens": text["tokens"]}).json()
         wrong = client.post("/detokenize", json={"tokens": [-1]})
+        unknown = client.post("/detokenize", json={"tokens": [1, 10**6, 2]})
         long = client.post("/detokenize", json={"tokens": [1] * 257})
     assert text["count"] == len(text["tokens"]) == len(text["token_strs"]) == 6
     assert text["max_model_len"] == server.engine.max_model_len
@@ -187,4 +188,6 @@ def test_tokenize_and_detokenize(server: RunningServer) -> None:
     assert back == {"prompt": "héllo"}
     assert wrong.status_code == 400
     assert wrong.json()["error"]["param"] == "tokens"
+    assert unknown.status_code == 400
+    assert unknown.json()["error"]["message"].startswith("Token id 1000000 is outside the vocab")
     assert "takes at most 256; send them in parts" in long.json()["error"]["message"]

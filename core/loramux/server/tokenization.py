@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -80,6 +81,7 @@ async def tokenize(request: Request, server: Server) -> JSONResponse:
 async def detokenize(request: Request, server: Server) -> JSONResponse:
     """The text of token ids, of as many as the model takes."""
     body = await read_json(request, partial(_parse_tokens, most=server.engine.max_model_len))
+    await server.tokenizer.run(partial(_check_known, token_ids=body.tokens))
     return JSONResponse({"prompt": await server.tokenizer.decode(body.tokens, param="tokens")})
 
 
@@ -99,6 +101,17 @@ def _parse_tokens(payload: dict[str, Any], *, most: int) -> DetokenizeRequest:
             "tokens",
         )
     return validate(DetokenizeRequest, payload)
+
+
+def _check_known(tokenizer: Any, token_ids: Sequence[int]) -> None:
+    """Raises InvalidRequestError for an id of no token, which would be left out in silence."""
+    size, largest = len(tokenizer), max(token_ids, default=0)
+    if largest >= size:
+        raise bad_request(
+            f"Token id {largest} is outside the vocabulary of {size} tokens; send ids that "
+            "/tokenize gives.",
+            "tokens",
+        )
 
 
 async def _tokenize_text(server: ServerState, body: TokenizeTextRequest) -> dict[str, Any]:
