@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -56,6 +58,19 @@ def test_module_and_version() -> None:
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "loramux.cli" in imported
     assert not imported & {"torch", "transformers", "fastapi", "uvicorn", "pydantic"}
+
+
+@pytest.mark.parametrize("words", [["plugins", "--json"], ["--help"]])
+def test_nobody_reads_on(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # argparse is silent where it writes
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as pipe:
+        result = subprocess.run(
+            [sys.executable, "-m", "loramux", *words],
+            stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=240, check=False,
+        )  # fmt: skip
+    assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")
 
 
 @pytest.mark.parametrize(

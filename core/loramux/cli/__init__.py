@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -21,11 +22,32 @@ COMMANDS = {
 """Sub-command to what it does. ``loramux.cli.NAME`` has ``add_parser(subparsers)`` and ``run``."""
 
 
+UNREAD = 128 + 13
+"""The status of a command that SIGPIPE (13) ends, as a shell tells it."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; what it returns is the exit status.
 
     1 means that it could not be done, 2 that it was asked for in a way that makes no sense.
     """
+    try:
+        try:
+            return _run(argv)
+        finally:
+            print(end="", flush=True)  # at the interpreter's end it would be too late to catch
+    except BrokenPipeError:
+        _write_no_more()
+        return UNREAD
+
+
+def _write_no_more() -> None:
+    """Whoever read the output has left; what is still to be flushed goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
+def _run(argv: Sequence[str] | None) -> int:
     from loramux.errors import LoramuxError
     from loramux.logger import hide_progress_bars
 
