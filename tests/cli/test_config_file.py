@@ -82,13 +82,15 @@ def test_flags_win_wherever_they_stand(seen: list[Namespace], config: Path, is_l
     [
         ("max-lora: 8", "has the unknown key 'max-lora' (did you mean max-lora"),
         ("xyzzy: 8", "has the unknown key 'xyzzy'\n"),
-        ("config: other.yaml", "has the unknown key 'config'"),
+        ("config: other.yaml", "has the key 'config', and names the one file that is read; leave"),
+        ("confi: other.yaml", "has the unknown key 'confi' (did you mean pooler-config?)"),
         ("port: many", "argument --port: invalid int value: 'many'"),
         ("dtype: int8", "invalid choice: 'int8'"),
         ("port: [1, 2]", "gives port a list"),
         ("enable-lora: maybe", "gives enable-lora 'maybe'; it is true or false"),
         ("- a list", "must hold keys and values"),
-        ("a: [", "cannot be read"),
+        ("a: [", "is no YAML (while parsing"),
+        ("a: [", "); correct it.\n"),
         ("", "must hold keys and values"),
     ],
 )
@@ -110,7 +112,10 @@ def test_files_that_are_not_there_and_two_of_them(
         with pytest.raises(SystemExit):
             main(["serve", "m", "--config", *words])
     errors = capsys.readouterr().err
-    assert "/no/such.yaml cannot be read" in errors
+    assert (
+        "--config /no/such.yaml cannot be read (No such file or directory); give the path of a "
+        "YAML file.\n" in errors
+    )
     assert "--config may be given once" in errors
 
 

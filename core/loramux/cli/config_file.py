@@ -53,9 +53,13 @@ def _read(parser: argparse.ArgumentParser, path: Path) -> Mapping[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        parser.error(
+            f"{FLAG} {path} cannot be read ({error.strerror}); give the path of a YAML file."
+        )
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        parser.error(f"{FLAG} {path} cannot be read: {reason}")
+        parser.error(f"{FLAG} {path} is no YAML ({reason}); correct it.")
     if not isinstance(content, dict):
         parser.error(f"{FLAG} {path} must hold keys and values, such as max-loras: 8")
     return content
@@ -66,8 +70,13 @@ def _apply(
 ) -> None:
     flag = f"--{key.replace('_', '-')}"
     action = parser._option_string_actions.get(flag)
-    if action is None or flag == FLAG:
-        nearest = get_close_matches(flag, parser._option_string_actions, 1)
+    if flag == FLAG:
+        parser.error(
+            f"{FLAG} has the key {key!r}, and names the one file that is read; leave it out."
+        )
+    if action is None:
+        others = [option for option in parser._option_string_actions if option != FLAG]
+        nearest = get_close_matches(flag, others, 1)
         meant = f" (did you mean {nearest[0].removeprefix('--')}?)" if nearest else ""
         parser.error(f"{FLAG} has the unknown key {key!r}{meant}")
     if value is None:
