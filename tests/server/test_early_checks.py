@@ -66,6 +66,31 @@ def test_an_adapter_that_is_not_there(tmp_path: Path) -> None:
         start(("a", str(tmp_path)), ("b", "/no/such/adapter"))
 
 
+def test_a_chat_template_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidRequestError,
+        match=r"^--chat-template '/no/such\.jinja' cannot be read \(No such file or directory\); "
+        r"give the path of a Jinja file in UTF-8\.$",
+    ):
+        start(chat_template=Path("/no/such.jinja"))
+    (tmp_path / "latin.jinja").write_bytes("ä".encode("latin-1"))
+    with pytest.raises(InvalidRequestError, match=r"cannot be read \(it is not UTF-8\); give"):
+        start(chat_template=tmp_path / "latin.jinja")
+
+
+def test_a_directory_that_clients_may_load_from_and_that_is_not_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAMUX_ALLOWED_ADAPTER_ROOTS", "/not/here")
+    with pytest.raises(ModelLoaded):
+        start(allowed_roots=("/no/such", str(tmp_path), "hf://org/repo"))
+    assert [line for line in caplog.messages if "--allowed-local-adapter-path" in line] == [
+        f"clients may load adapters from {path!r}, and there is no such directory; unless it is "
+        "mounted later, correct --allowed-local-adapter-path or LORAMUX_ALLOWED_ADAPTER_ROOTS"
+        for path in ("/no/such", "/not/here")
+    ]
+
+
 def test_a_name_that_is_given_twice(tmp_path: Path) -> None:
     with pytest.raises(
         InvalidRequestError,

@@ -11,11 +11,13 @@ from loramux.errors import InvalidRequestError
 from loramux.lora.checkpoint.read_threads import read_threads
 from loramux.lora.disk_cache.byte_size import read_byte_size
 from loramux.lora.fetch.locate import locate
+from loramux.lora.local_path import is_directory
 from loramux.lora.request import LoRARequest
 from loramux.lora.resolve.catalog import AdapterModule, recheck_seconds_from_environment
 from loramux.lora.resolve.deadline import resolve_timeout
 from loramux.lora.resolver import LoRAResolverRegistry, NamedResolver
 from loramux.server.access.rules import RUNTIME_UPDATES_VARIABLE
+from loramux.server.adapters.allowed_paths import ROOTS_VARIABLE
 from loramux.server.serve_options import ServeOptions
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ def look_ahead(args: EngineArgs, options: ServeOptions, resolvers: Sequence[Name
     if args.enable_lora and not (options.adapters or env.read_bool(RUNTIME_UPDATES_VARIABLE)):
         warn_of_no_adapters(resolvers)
     warn_of_open_door(options)
+    warn_of_missing_roots([*options.allowed_roots, *env.read_list(ROOTS_VARIABLE)])
     check_numbers(args.enable_lora)
     check_adapters(options.adapters, args.served_names)
 
@@ -109,3 +112,15 @@ def warn_of_open_door(options: ServeOptions) -> None:
             "--api-keys-file, or listen on --host 127.0.0.1",
             options.host,
         )
+
+
+def warn_of_missing_roots(roots: Iterable[str]) -> None:
+    """Say so where clients may load adapters from a directory that is not there, or not yet."""
+    for root in roots:
+        if "://" not in root and not is_directory(root):
+            log.warning(
+                "clients may load adapters from %r, and there is no such directory; unless it is "
+                "mounted later, correct --allowed-local-adapter-path or %s",
+                root,
+                ROOTS_VARIABLE,
+            )

@@ -113,8 +113,10 @@ class ServeOptions:
         try:
             return self.chat_template.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise InvalidRequestError(
-                f"The chat template {str(self.chat_template)!r} cannot be read: {error}.",
+                f"--chat-template {str(self.chat_template)!r} cannot be read ({reason}); give the "
+                "path of a Jinja file in UTF-8.",
                 "chat_template",
             ) from error
 
