@@ -7,6 +7,8 @@ from itertools import cycle
 import pytest
 import torch
 
+from loramux.errors import AdapterRefusedError
+from loramux.lora.checkpoint.reader import check_base_name
 from tests.lora.peft_adapters import (
     PREFIX,
     change_config,
@@ -40,6 +42,17 @@ def test_another_base_is_refused(adapter, declared):
     assert "'meta-llama/Llama-3'" in message
     for remedy in ("--no-verify-lora-base", "--served-model-name", "base_model_name)."):
         assert remedy in message
+
+
+def test_another_base_that_the_requester_declares_is_refused(adapter):
+    check_base_name(adapter, "other/Llama-3", ["meta-llama/Llama-3"])
+    with pytest.raises(AdapterRefusedError) as refused:
+        check_base_name(adapter, "org/base", ["meta-llama/Llama-3"])
+    assert str(refused.value) == (
+        f"{adapter}: base_model_name declares it for the base model 'org/base', but the one here "
+        "is 'meta-llama/Llama-3'; ask a server of that model, or leave base_model_name out."
+    )
+    assert refused.value.without_place("sql").startswith("Adapter 'sql': base_model_name declares")
 
 
 def test_rank_above_the_limit_is_refused(adapter):

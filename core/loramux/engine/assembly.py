@@ -140,7 +140,7 @@ def _read_with(reader: AdapterReader, args: EngineArgs, loaded: LoadedModel) -> 
     def read(source: LocalCheckpoint) -> AdapterWeights:
         declared = source.base_model_name
         if args.verify_lora_base and declared is not None:
-            check_base_name(declared, ours)
+            check_base_name(source.directory, declared, ours)
         return reader.read(
             source.directory,
             max_rank=args.max_lora_rank,

@@ -173,17 +173,18 @@ def _check_base(config: PeftLoraConfig, base_names: Collection[str] | None) -> N
         )
 
 
-def check_base_name(name: str, base_names: Collection[str]) -> None:
-    """Refuse an adapter that its requester declares for another base model.
+def check_base_name(directory: Path, name: str, base_names: Collection[str]) -> None:
+    """Refuse the adapter of a directory that its requester declares for another base model.
 
     Raises:
         AdapterRefusedError: ``name`` is none of ``base_names``, nor ends like one.
     """
     if not _is_among(name, base_names):
-        raise AdapterRefusedError(
-            f"the adapter is declared for the base model {shown(name)}, but the one here is "
+        raise AdapterRefusedError.at(
+            directory,
+            f"base_model_name declares it for the base model {shown(name)}, but the one here is "
             f"{' or '.join(map(shown, base_names))}; ask a server of that model, or leave "
-            "base_model_name out."
+            "base_model_name out.",
         )
 
 
