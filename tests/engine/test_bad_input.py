@@ -204,6 +204,17 @@ def test_a_damaged_model_is_told_in_one_sentence(world, tmp_path, file, content)
     check_sentence(refused.value)
 
 
+def test_an_adapter_given_as_the_model(world):
+    adapter = world.adapters["mlp"]
+    with pytest.raises(InvalidRequestError) as refused:
+        make_engine(adapter)
+    assert str(refused.value) == (
+        f"The model {str(adapter)!r} is an adapter, as its adapter_config.json tells; give the "
+        "base model that this file names, and the adapter with --lora-modules or --lora-path "
+        "(generate and chat: --lora)."
+    )
+
+
 def test_weights_that_are_missing_are_not_made_up(world, tmp_path):
     """A layer more in the configuration than in the file."""
     model = tmp_path / "model"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file
 
 from loramux.engine.args import EngineArgs
 from loramux.errors import InvalidRequestError
+from loramux.lora.checkpoint.peft_config import CONFIG_NAME as ADAPTER_CONFIG
 
 
 def find_file(args: EngineArgs, name: str) -> str | None:
@@ -23,6 +25,14 @@ def find_file(args: EngineArgs, name: str) -> str | None:
         _raise_exceptions_for_connection_errors=False,
     )
     return path
+
+
+def is_adapter(args: EngineArgs) -> bool:
+    """Whether what should be a model has an adapter's configuration and none of its own."""
+    try:
+        return find_file(args, CONFIG_NAME) is None and find_file(args, ADAPTER_CONFIG) is not None
+    except OSError:  # there is nothing at all of that name
+        return False
 
 
 def unreadable(args: EngineArgs, name: str, reason: object) -> InvalidRequestError:

@@ -30,7 +30,7 @@ from loramux.models.attention import (
     probe_kv_shapes,
 )
 from loramux.models.backbone import Backbone
-from loramux.models.files import find_file, unreadable
+from loramux.models.files import find_file, is_adapter, unreadable
 from loramux.models.fused import FusedDecoder
 from loramux.models.hf_overrides import override
 from loramux.models.length import max_model_len
@@ -38,6 +38,7 @@ from loramux.models.refusals import (
     check_attention,
     check_complete,
     check_decoder,
+    no_model_but_adapter,
     not_causal,
     reason_of,
     reason_of_absence,
@@ -85,6 +86,8 @@ def load_config(args: EngineArgs) -> Config:
             trust_remote_code=args.trust_remote_code,
         )
     except (OSError, ValueError) as error:
+        if is_adapter(args):
+            raise no_model_but_adapter(args.model) from error
         raise InvalidRequestError(
             f"The model {args.model!r} cannot be loaded "
             f"({reason_of_absence(args.model, error)}); check its path or id.",

@@ -15,6 +15,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers import PreTrainedConfig as Config
 
 from loramux.errors import InvalidRequestError
+from loramux.lora.checkpoint.peft_config import CONFIG_NAME
 from loramux.models.attention import KVShape
 
 SUPPORTED_LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -53,6 +54,16 @@ def not_causal(name: str) -> InvalidRequestError:
     return InvalidRequestError(
         f"The model {name!r} is no causal decoder, its tokens see those that follow them, so "
         "loramux cannot run it; choose a decoder such as Qwen3-Embedding.",
+        "model",
+    )
+
+
+def no_model_but_adapter(name: str) -> InvalidRequestError:
+    """The refusal of an adapter that was given as the model."""
+    return InvalidRequestError(
+        f"The model {name!r} is an adapter, as its {CONFIG_NAME} tells; give the base model that "
+        "this file names, and the adapter with --lora-modules or --lora-path (generate and chat: "
+        "--lora).",
         "model",
     )
 
