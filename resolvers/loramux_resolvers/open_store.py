@@ -37,9 +37,8 @@ def register_from_environment(
     try:
         store = open_store(uri)
     except ImportError as error:
-        hint = known_implementations.get(_protocol(uri), {}).get("err", error)
         raise PluginError(
-            f"{variable} is {uri!r}, for which a package is missing ({hint}); install it."
+            f"{variable} is {uri!r}, for which a package is missing{_remedy(uri, error)}."
         ) from error
     register(name, ObjectStoreLoRAResolver(uri, store, max_bytes=max_bytes))
 
@@ -65,6 +64,15 @@ def open_store(uri: str) -> ObjectStore:
         before = root.partition(BASE_MODEL_NAME)[0]
         return LocalStore(filesystem, root, before if before == root else os.path.dirname(before))
     return FsspecStore(filesystem, root)
+
+
+def _remedy(uri: str, error: ImportError) -> str:
+    """Packages that fsspec has for a protocol are called like the module of their class."""
+    known = known_implementations.get(_protocol(uri), {})
+    package = known.get("class", "fsspec").partition(".")[0]
+    if package == "fsspec":
+        return f" ({known.get('err', error)}); install it"
+    return f"; install it with: pip install '{package}'"
 
 
 def _problem(uri: str) -> str | None:

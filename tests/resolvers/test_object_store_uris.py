@@ -364,11 +364,24 @@ def test_without_an_address_it_says_what_is_missing(monkeypatch):
     assert "LORAMUX_LORA_RESOLVER_URI is not set" in uri.missing_configuration()
 
 
-@pytest.mark.parametrize(("protocol", "package"), [("gs", "gcsfs"), ("az", "adlfs")])
-def test_a_missing_package_is_named_at_the_start(monkeypatch, protocol, package):
+@pytest.mark.parametrize(
+    ("protocol", "package", "words"),
+    [
+        ("s3", "s3fs", "; install it with: pip install 's3fs'."),
+        ("gs", "gcsfs", "; install it with: pip install 'gcsfs'."),
+        ("az", "adlfs", "; install it with: pip install 'adlfs'."),
+        ("sftp", "paramiko", ' (SFTPFileSystem requires "paramiko" to be installed); install it.'),
+    ],
+)
+def test_a_missing_package_is_named_at_the_start(monkeypatch, protocol, package, words):
+    monkeypatch.delitem(sys.modules, "loramux_resolvers.s3_store", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(PluginError, match=f"a package is missing .*{package}.*; install it"):
+    with pytest.raises(PluginError) as refused:
         register(monkeypatch, f"{protocol}://bucket/prefix")
+    assert str(refused.value) == (
+        f"LORAMUX_LORA_RESOLVER_URI is '{protocol}://bucket/prefix', for which a package is "
+        f"missing{words}"
+    )
 
 
 @pytest.mark.parametrize(
