@@ -82,11 +82,9 @@ def text(client: openai.OpenAI, model: str, **settings: Any) -> str:
     return answer.choices[0].text
 
 
-def test_the_ready_line(server: ServerProcess, root: Path) -> None:
+def test_the_ready_line(server: ServerProcess) -> None:
     assert server.ready_line.startswith("loramux is ready: http://127.0.0.1:")
-    assert server.ready_line.endswith(
-        f"(model {root / 'model'}, resolvers: lora_filesystem_resolver)"
-    )
+    assert server.ready_line.endswith("(model base, resolvers: lora_filesystem_resolver)")
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def ready_line(
     names += LoRAResolverRegistry.get_supported_resolvers()
     resolvers = ", ".join(names) if names and args.enable_lora else "none"
     url = f"{scheme}://{address_of(listener)}"
-    return f"loramux is ready: {url} (model {args.model}, resolvers: {resolvers})"
+    model = " or ".join(args.served_names)  # what clients have to send
+    return f"loramux is ready: {url} (model {model}, resolvers: {resolvers})"
 
 
 async def _run(
