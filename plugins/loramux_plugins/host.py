@@ -147,7 +147,8 @@ class PluginHost:
             raise PluginFaultError(f"the name {record.name!r} is taken by another plugin")
         if self._manager.is_registered(record.plugin):
             name = self._manager.get_name(record.plugin)
-            raise PluginFaultError(f"the same object is already the plugin {name!r}")
+            same = [each for each in self._records if each.plugin is record.plugin]
+            raise _registered_already(record, next(each for each in same if each.name == name))
         self._manager.register(record.plugin, record.name)
 
     def _check_hooks(self, record: PluginRecord) -> None:
@@ -213,3 +214,15 @@ def _load(record: PluginRecord, chosen: Sequence[PluginRecord]) -> object:
             "uninstall one, or select one by its distribution's name"
         )
     return record.candidate.load()
+
+
+def _registered_already(record: PluginRecord, holder: PluginRecord) -> PluginFaultError:
+    """Why an object is there under another name: Python has one module of each name."""
+    own, other = record.candidate, holder.candidate
+    packages = {own.distribution, other.distribution} - {None}
+    if own.value != other.value or len(packages) < 2:
+        return PluginFaultError(f"the same object is already the plugin {holder.name!r}")
+    return PluginFaultError(
+        f"its entry point and that of {holder.origin} both name the module {own.value!r}, so one "
+        "package hides the other; uninstall one, or rename the module of one"
+    )

@@ -176,8 +176,23 @@ def test_leftovers_of_an_uninstalled_distribution_are_passed_over(site, host, ca
 def test_one_object_under_two_names_counts_once(site, host):
     site.install("twin", {"castor": "twin_mod", "pollux": "twin_mod"}, {"twin_mod": GREETER})
     host.load({})
-    assert sorted(states(host).values()) == ["active", "broken"]
+    castor, pollux = host.describe()
+    assert castor.error == "the same object is already the plugin 'pollux'"
+    assert pollux.error is None
     assert greetings(host) == ["twin_mod greets you"]
+
+
+def test_two_packages_with_a_module_of_one_name(site, host):
+    for name in ("ours", "theirs"):
+        site.install(f"{name}-package", {name: "resolver"}, {"resolver": GREETER})
+    host.load({})
+    ours, theirs = host.describe()
+    assert ours.error == (
+        "its entry point and that of plugin 'theirs' of theirs-package 1.0 both name the module "
+        "'resolver', so one package hides the other; uninstall one, or rename the module of one"
+    )
+    assert theirs.error is None
+    assert greetings(host) == ["resolver greets you"]
 
 
 class Greeter:
