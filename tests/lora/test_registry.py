@@ -382,6 +382,39 @@ def test_where_one_cannot_tell_the_name_may_exist(bad):
     with_chain(use, {"good": Knows("y"), "bad": resolver}, timeout=0.2, negative_ttl=60)
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def test_a_resolver_that_goes_on_failing_fills_no_log(caplog):
+    resolver = Fails(OSError("disk\nfull"))
+    told = (
+        (OSError("disk\nfull"), "raised OSError when asked for adapter 'x' (disk full);", True),
+        (KeyError("more"), "raised KeyError when asked for adapter 'x' ('more');", False),
+        (Unspeakable(), "raised Unspeakable when asked for", False),
+        (None, "", False),
+        (AdapterUnavailableError("Try again."), "asked for adapter 'x' (Try again.);", False),
+        (OSError(), "raised OSError when asked for adapter 'x';", False),
+        (None, "", False),
+        (AdapterUnavailableError("Again."), "asked for adapter 'x' (Again.);", False),
+        (None, "", False),
+        (OSError(), "raised OSError when asked for adapter 'x';", True),
+    )
+
+    async def use(chain: ResolverChain) -> None:
+        for error, words, has_traceback in told:
+            caplog.clear()
+            resolver.error = error or AdapterRefusedError("gated.")
+            with pytest.raises((AdapterUnavailableError, AdapterRefusedError)):
+                await chain.resolve(BASE, "x")
+            failures = [record for record in caplog.records if record.levelname == "WARNING"]
+            assert [words in record.getMessage() for record in failures] == [True] * bool(error)
+            assert any(record.exc_info for record in failures) is has_traceback
+
+    with_chain(use, {"flaky": resolver})
+
+
 def test_that_a_resolver_answers_again_is_told(caplog):
     caplog.set_level("INFO")
     resolver = Fails(OSError())

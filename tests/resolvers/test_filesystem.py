@@ -20,6 +20,7 @@ from loramux.lora.fetch.locate import locate
 from loramux.lora.fetch.origin import LocalCheckpoint
 from loramux.lora.resolve.registry import ResolverChain
 from loramux.lora.resolver import NamedResolver, ResolverRegistry
+from loramux.server.adapters.allowed_paths import AllowedPaths
 from loramux.testing import ESCAPING_NAMES as UNSAFE
 from loramux.testing import HOSTILE_NAMES as ATTACKS
 from loramux_resolvers import filesystem
@@ -309,6 +310,25 @@ def test_links_in_a_circle_lead_nowhere(root):
 def test_a_broken_link_leads_nowhere(root):
     (root / "gone").symlink_to("was-here")
     assert resolve(root, "gone") is None
+
+
+def test_a_link_that_changes_while_it_is_looked_at_is_told(root, monkeypatch):
+    (root / "other").symlink_to("good")
+    really = os.path.realpath
+
+    def exchanged(path, **options):
+        if path == str(root / "other"):
+            raise OSError(errno.EINVAL, "Invalid argument", path)
+        return really(path, **options)
+
+    monkeypatch.setattr(os.path, "realpath", exchanged)
+    with pytest.raises(AdapterUnavailableError) as failure:
+        resolve(root, "other")
+    assert str(failure.value) == (
+        f"{root / 'other'}: the link changed while it was looked at; try again."
+    )
+    with pytest.raises(AdapterUnavailableError, match="changed while it was looked at"):
+        AllowedPaths.of([str(root)]).check(str(root / "other"))
 
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_model.bin"])

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
+from loramux.errors import AdapterUnavailableError
+
 
 @dataclass(frozen=True)
 class FollowedPath:
@@ -23,6 +25,9 @@ class FollowedPath:
 
         Args:
             relative: one or more names with a slash between them.
+
+        Raises:
+            AdapterUnavailableError: a link was exchanged at this moment.
         """
         followed = self
         for name in relative.split("/"):
@@ -38,8 +43,22 @@ class FollowedPath:
         path = os.path.join(self.real, name)
         if not os.path.islink(path):
             return FollowedPath(path, self.leads_away)
-        real = os.path.realpath(path)
+        real = real_path(path)
         return FollowedPath(real, self.leads_away or not _stays(self.real, real))
+
+
+def real_path(path: str) -> str:
+    """Where a path leads, without links.
+
+    Raises:
+        AdapterUnavailableError: a link was exchanged at this moment.
+    """
+    try:
+        return os.path.realpath(path)
+    except OSError as error:
+        raise AdapterUnavailableError.at(
+            path, "the link changed while it was looked at; try again."
+        ) from error
 
 
 def is_below(directory: str, path: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from loramux import env
+from loramux.lora import links
 from loramux.lora.hub.source import HubPath
 from loramux.lora.resolve.catalog import AdapterModule
 
@@ -75,10 +76,14 @@ def named_places(modules: Iterable[AdapterModule], base_model_name: str) -> Iter
 
 
 def real_path(path: str) -> str:
-    """Without links; a path that no system would take becomes one that holds no adapter."""
+    """Without links; a path that no system would take becomes one that holds no adapter.
+
+    Raises:
+        AdapterUnavailableError: a link was exchanged at this moment.
+    """
     if len(path) > MAX_PATH_LENGTH:
         return os.devnull
     try:
-        return os.path.realpath(os.path.expanduser(path))
+        return links.real_path(os.path.expanduser(path))
     except ValueError:
         return os.devnull
