@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0
 """How long resolvers may think about a name that is served already."""
+
+ASKED_AGAIN = 2
+"""Times, for an adapter whose files are not where they were said to be."""
 
 
 class Resolution(Protocol):
@@ -180,9 +183,15 @@ class AdapterSearch:
     async def _found_again(
         self, name: str, caller: str | None, may_use: MayUse, started: float
     ) -> CatalogEntry:
-        """What is true of an adapter that went while it was loaded: it may be elsewhere by now."""
-        answer = await self._ask(name, caller, may_use)
-        return await self._loaded(name, answer, started)
+        """What is true of an adapter that went while it was loaded: it may be elsewhere by now.
+
+        Raises:
+            AdapterFilesMissingError: it is nowhere that it was said to be.
+        """
+        for _ in range(ASKED_AGAIN - 1):
+            with suppress(AdapterFilesMissingError):
+                return await self._loaded(name, await self._ask(name, caller, may_use), started)
+        return await self._loaded(name, await self._ask(name, caller, may_use), started)
 
     async def _loaded(self, name: str, answer: Resolution, started: float) -> CatalogEntry:
         request = answer.lora_request
