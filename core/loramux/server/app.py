@@ -65,8 +65,13 @@ def build_app(server: ServerState) -> Application:
     app.add_exception_handler(ApiError, answer_api_error)
     app.add_exception_handler(LoramuxError, answer_loramux_error)
     app.add_exception_handler(HTTPException, answer_routing_error)
+    _add_middleware(app, server)
+    return app
+
+
+def _add_middleware(app: Application, server: ServerState) -> None:
+    """What each request goes through; the one added last stands outermost."""
     connections = server.connections
-    # The one added last stands outermost.
     app.add_middleware(AdmissionMiddleware, queue=server.queue, quotas=server.quotas)
     app.add_middleware(
         BodyLimitMiddleware,
@@ -88,4 +93,3 @@ def build_app(server: ServerState) -> Application:
     app.add_middleware(HeaderLimitMiddleware, max_bytes=connections.max_header_bytes)
     app.add_middleware(RequestIdMiddleware)
     app.add_middleware(ObservationMiddleware, server=server)
-    return app
